@@ -103,7 +103,9 @@ SELECT s.srvname AS server,
 		 ELSE 'waiting' END AS state,
 	p.pulled_until, p.next_pull, p.started_at, p.finished_at, p.windows_done, p.windows_total,
 	p.customers, p.written, p.failures,
-	CASE WHEN pg_catalog.has_server_privilege(s.oid, 'USAGE') THEN p.last_error END AS last_error,
+	-- what follows the first colon may be the beginning of an answer, which was given to the owner's key
+	CASE WHEN pg_catalog.pg_has_role(s.srvowner, 'USAGE') THEN p.last_error
+		 WHEN pg_catalog.has_server_privilege(s.oid, 'USAGE') THEN pg_catalog.split_part(p.last_error, ': ', 1) END AS last_error,
 	p.sweep_started_at, p.sweep_finished_at, p.swept, p.sweep_changed
 FROM pg_catalog.pg_foreign_server s
 JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
@@ -124,7 +126,7 @@ COMMENT ON COLUMN @extschema@.kapture_pull_status.windows_total IS 'number of wi
 COMMENT ON COLUMN @extschema@.kapture_pull_status.customers IS 'customers in the answers of the latest pull';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.written IS 'rows of customers and contacts that were new or changed';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.failures IS 'failed tries in a row';
-COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed; NULL: no failure';
+COMMENT ON COLUMN @extschema@.kapture_pull_status.last_error IS 'why the last pull failed, with what Kapture answered for roles with the rights of the server''s owner; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_started_at IS 'when the latest sweep (re-check of known customers) began';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.sweep_finished_at IS 'when the latest sweep ended; NULL: not yet';
 COMMENT ON COLUMN @extschema@.kapture_pull_status.swept IS 'customers that the latest sweep has requested';
@@ -252,7 +254,7 @@ COMMENT ON COLUMN @extschema@.kapture_status.exact IS 'true: the numbers are cou
 COMMENT ON COLUMN @extschema@.kapture_status.pull_state IS 'state of automatic pulls from the server: waiting, pulling, failing, copy, no worker; NULL: option pull_interval is not set';
 COMMENT ON COLUMN @extschema@.kapture_status.pulled_until IS 'all customers generated before this time have been pulled';
 COMMENT ON COLUMN @extschema@.kapture_status.next_pull IS 'time of the next pull, or of the next try; NULL: a pull is running';
-COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed; NULL: no failure';
+COMMENT ON COLUMN @extschema@.kapture_status.pull_error IS 'why the last pull failed, as in kapture_pull_status; NULL: no failure';
 COMMENT ON COLUMN @extschema@.kapture_status.worker_error IS 'error that the worker or the puller works around: what they were doing, for which row if that is certain, and the message; NULL: no such error, or the same work has succeeded since';
 COMMENT ON COLUMN @extschema@.kapture_status.name IS 'name of the table''s attachment; empty: the attachment has no name';
 GRANT SELECT ON @extschema@.kapture_status TO PUBLIC;

@@ -147,6 +147,15 @@ poll_ok($node, "SELECT count(*) = 1 FROM kapture_pull_failures WHERE message ~ '
 emulator_faults($emulator, { api => 'pull', action => 'status', code => 500, body => 'Xanadulia Zanzibar 9654300001' });
 poll_ok($node, "SELECT state = 'failing' FROM kapture_pull_status WHERE server = 'kapture'", 'a pull fails');
 look('pull');
+# nor does somebody who may use the server, with another key; who owns it does
+sql("CREATE ROLE guest LOGIN; GRANT USAGE ON FOREIGN SERVER kapture TO guest; CREATE SCHEMA AUTHORIZATION guest");
+unlike(as_role('guest', "CREATE TABLE guest.t (id int PRIMARY KEY, customer_name text, phone text); CREATE USER MAPPING FOR guest SERVER kapture OPTIONS (auth_key 'x'); SELECT kapture_attach('guest.t')"), qr/ERROR/, 'a guest uses the server');
+my $eyes = 'SELECT * FROM kapture_pull_status; SELECT * FROM kapture_status; SELECT * FROM kapture_progress; SELECT * FROM kapture_stat_requests; SELECT * FROM kapture_pull_failures; SELECT * FROM kapture_failures';
+my $seen = as_role('guest', $eyes);
+shows_nothing($seen, 'a guest does not see what Kapture answered to the owner');
+like($seen, qr/failing\|.*answer of server "kapture" is not JSON/, 'but what is wrong');
+like(as_role('alice', $eyes), qr/Xanadulia/, 'which the owner sees');
+as_role('guest', 'DROP TABLE guest.t; DROP USER MAPPING FOR guest SERVER kapture');
 alice("ALTER SERVER kapture OPTIONS (DROP pull_interval)");
 
 # --- failures: Kapture's words, its garbage, users' code, a locked row, a key that is refused
