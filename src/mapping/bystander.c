@@ -33,6 +33,9 @@
 /* Bytes of each owner's SQL that a command of somebody else's parses, at most. */
 #define BYSTANDER_MAX_SQL	(256 * 1024)
 
+/* Bytes that each attachment counts for besides, so that they are not too many. */
+#define BYSTANDER_OVERHEAD	64
+
 /*
  * Functions, or operators, of one schema and name, at most: the parser looks at all of them at each
  * call.  Extensions have dozens of operators of one name.
@@ -138,9 +141,9 @@ kapture_bystander_may_parse(List **parsed, Oid owner, Size bytes)
 		of_owner->owner = owner;
 		*parsed = lappend(*parsed, of_owner);
 	}
-	if (of_owner->bytes + bytes > BYSTANDER_MAX_SQL)
+	if (of_owner->bytes + BYSTANDER_OVERHEAD + bytes > BYSTANDER_MAX_SQL)
 		return false;
-	of_owner->bytes += bytes;
+	of_owner->bytes += BYSTANDER_OVERHEAD + bytes;
 	return true;
 }
 

@@ -28,7 +28,7 @@
 #include "table/binding.h"
 #include "table/problem_advice.h"
 
-/* Tables that are looked at for a command: more would hold the command up, and kapture_status shows their problems, too. */
+/* Tables that are looked at for a command, and attachments of these: more would hold the command up, and kapture_status shows their problems, too. */
 #define PROBLEM_TABLES		100
 
 /* An attachment, and what its problem was; NULL: it had none. */
@@ -228,6 +228,8 @@ kapture_problem_before(Node *stmt)
 			ProblemBefore *before;
 
 			CHECK_FOR_INTERRUPTS();
+			if (list_length(result) >= PROBLEM_TABLES)
+				return result;
 			/* a superuser has the rights of all owners, of whom one may have given much SQL */
 			if (!kapture_bystander_may_parse(&parsed, kapture_catalog_owner(att->root), kapture_expression_bytes(att, NULL)) ||
 				(kapture_expression_is_any(att) && !kapture_expression_is_understood(att, NULL)))

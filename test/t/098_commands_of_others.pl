@@ -243,6 +243,20 @@ as('mallory', 'DROP TABLE mallory.much');
 as('alice', 'DROP TABLE alice.calm');
 sql('ALTER FUNCTION whisper(text) RENAME TO shout');
 
+# --- nor is a command held up by the number of attachments that it may leave with a problem
+sql('CREATE FUNCTION often(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN $1');
+as('mallory', q(
+SET client_min_messages = error;
+CREATE TABLE mallory.often (id int PRIMARY KEY, customer_name text, phone text);
+DO $$ BEGIN
+  FOR i IN 1..120 LOOP PERFORM kapture_attach('mallory.often', '{"customer_name": "customer_name", "phone": {"expression": "public.often(phone)"}}', id_column => NULL, name => 'o' || i); END LOOP;
+END $$));
+my $warned = () = as('postgres', 'BEGIN; DROP FUNCTION often(text); ROLLBACK') =~ /WARNING:  rows of attached table "often"/g;
+cmp_ok($warned, '>', 0, 'a superuser who drops a function is warned of what needs it');
+cmp_ok($warned, '<=', 100, "but not of everything ($warned)");
+as('mallory', 'DROP TABLE mallory.often');
+sql('DROP FUNCTION often(text)');
+
 # --- a new view has nobody look at what others' views read
 as('mallory', q(
 SET client_min_messages = error;
