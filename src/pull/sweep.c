@@ -157,7 +157,7 @@ sweep_read_table(KaptureSweep *sweep, const KaptureAttached *attached)
 		return;
 	att = kapture_catalog_attachment_by_id(rel, attached->id);
 	if (kapture_shmem_worker_banned(rel->rd_rel->relowner) <= GetCurrentTimestamp() &&
-		att && strcmp(att->server, sweep->server.name) == 0 && kapture_binding_problem(att) == NULL &&
+		att && kapture_binding_is_of_server(att, sweep->server.name, sweep->server.serverid) && kapture_binding_problem(att) == NULL &&
 		has_privs_of_role(rel->rd_rel->relowner, sweep->server.owner))
 		sweep_merge(sweep, ids, kapture_arrival_ids(att, sweep->after, SWEEP_BATCH, ids));
 	relation_close(rel, NoLock);

@@ -112,8 +112,8 @@ kapture_inbox_tables(const char *server)
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	kapture_user_code_select(psprintf("SELECT attachment_id, relation FROM %s.kapture_attachment WHERE pull AND NOT paused"
-									  " AND ($1 IS NULL OR server = $1)", kapture_catalog_schema()),
+	kapture_user_code_select(psprintf("SELECT a.attachment_id, a.relation FROM %s.kapture_attachment AS a WHERE a.pull AND NOT a.paused"
+									  " AND ($1 IS NULL OR " KAPTURE_BINDING_IS_OF_SERVER("$1") ")", kapture_catalog_schema()),
 							 lengthof(values), types, values, server ? " " : "n", true);
 	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)

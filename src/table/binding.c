@@ -113,6 +113,16 @@ kapture_binding_follow_names(void)
 }
 
 /*
+ * kapture_binding_is_of_server
+ *		Tells whether an attachment is that of a server, as KAPTURE_BINDING_IS_OF_SERVER does.
+ */
+bool
+kapture_binding_is_of_server(const KaptureAttachment *att, const char *name, Oid serverid)
+{
+	return strcmp(att->server, name) == 0 || att->serverid == serverid;
+}
+
+/*
  * kapture_binding_depend
  *		Has the triggers of an attachment, which is called "name", depend on its
  *		server.

@@ -23,6 +23,7 @@
 extern bool kapture_binding_is_known(void);
 extern Oid	kapture_binding_lock(const char *name, Oid userid);
 extern bool kapture_binding_follow_names(void);
+extern bool kapture_binding_is_of_server(const KaptureAttachment *att, const char *name, Oid serverid);
 extern void kapture_binding_depend(Oid relid, int32 attachment_id, const char *name, Oid serverid);
 extern char *kapture_binding_problem(const KaptureAttachment *att);
 extern const char *kapture_binding_advice(const KaptureAttachment *att);

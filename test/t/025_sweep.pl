@@ -34,6 +34,19 @@ poll_ok($node, "SELECT city = 'Kochi' FROM customers WHERE kapture_customer_id =
 poll_ok($node, "SELECT sweep_finished_at IS NOT NULL AND swept = 21 FROM kapture_pull_status", 'the sweep ends');
 is($node->safe_psql('postgres', "SELECT count(*) FROM before b JOIN kapture_customers c USING (id) WHERE b.last_modification_time IS DISTINCT FROM c.last_modification_time AND id <> 7"), '0', 'what Get does not tell is kept');
 
+# the attachment is locked as the server gets another name, which it learns only later
+$node->safe_psql('postgres', 'DELETE FROM kapture_customers WHERE id = 99');
+my $holding = $node->background_psql('postgres');
+$holding->query_safe("BEGIN; SELECT FROM kapture_attachment WHERE relation = 'customers'::regclass FOR UPDATE");
+$node->safe_psql('postgres', "ALTER SERVER kapture RENAME TO renamed; UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER renamed OPTIONS (SET sweep_interval '90 min')");
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_customers WHERE id = 99 AND server = 'renamed'", 'a sweep under another name asks for a customer that only a row is linked to');
+is($node->safe_psql('postgres', "SELECT server FROM kapture_attachment WHERE relation = 'customers'::regclass"), 'kapture', 'though the table has the old name yet');
+poll_ok($node, 'SELECT sweep_finished_at IS NOT NULL AND swept = 21 FROM kapture_pull_status', 'and that sweep ends');
+$holding->query_safe('COMMIT');
+$holding->quit;
+$node->safe_psql('postgres', "ALTER SERVER renamed RENAME TO kapture; SELECT kapture_resume('customers')");
+poll_ok($node, 'SELECT count(*) = 0 FROM kapture_inbox', 'what waited for the table arrives');
+
 # failures, and going on
 emulator_post($emulator, 'keys', { get => 'c2VjcmV0OnNlY3JldA==' });
 $node->safe_psql('postgres', "SELECT kapture_update_customer('{\"kapture_customer_id\": \"8\", \"city\": \"Hubli\"}'); UPDATE kapture_pull SET sweep_started_at = '2021-01-01'; ALTER SERVER kapture OPTIONS (SET sweep_interval '2 hours')");
