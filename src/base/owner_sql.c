@@ -5,13 +5,21 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -40,6 +48,33 @@ kapture_own_role(void)
 	return owner;
 }
 
+/* Returns the tables of the extension, as a list of oids in the current memory context. */
+static List *
+own_tables(void)
+{
+	Oid			extension = get_extension_oid(KAPTURE_EXTENSION, true);
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *tables = NIL;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+
+		if (form->deptype == DEPENDENCY_EXTENSION && form->classid == RelationRelationId &&
+			get_rel_relkind(form->objid) == RELKIND_RELATION)
+			tables = lappend_oid(tables, form->objid);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return tables;
+}
+
 /*
  * Has the owner of the extension's tables the rights that statements on them need?  A superuser always has.  The
  * tables, or some of them, or their schema may have been given to somebody else since.  Then these statements fail,
@@ -48,32 +83,32 @@ kapture_own_role(void)
 bool
 kapture_own_may_run(void)
 {
-	static const char *const tables[] = {"kapture_attachment", "kapture_column", "kapture_follow", "kapture_outbox", "kapture_delivery",
-		"kapture_row", "kapture_history", "kapture_backfill", "kapture_inbox", "kapture_pull", "kapture_copied", "kapture_refresh_run",
-	"kapture_origin", "kapture_written"};
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	Oid			owner;
-	Oid			schema;
+	List	   *tables;
+	ListCell   *lc;
+	bool		may_run = true;
 
 	if (!OidIsValid(relid))
 		return true;
 	owner = kapture_own_role();
 	if (superuser_arg(owner))
 		return true;
-	schema = get_rel_namespace(relid);
-	if (object_aclcheck(NamespaceRelationId, schema, owner, ACL_USAGE) != ACLCHECK_OK)
+	if (object_aclcheck(NamespaceRelationId, get_rel_namespace(relid), owner, ACL_USAGE) != ACLCHECK_OK)
 		return false;
-	for (int i = 0; i < lengthof(tables); i++)
+	tables = own_tables();
+	foreach(lc, tables)
 	{
 		AclMode		wanted = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
 
 		/* policies let nobody but a table's owner write it */
-		relid = get_relname_relid(tables[i], schema);
-		if (OidIsValid(relid) && (!object_ownercheck(RelationRelationId, relid, owner) ||
-								  pg_class_aclmask(relid, owner, wanted, ACLMASK_ALL) != wanted))
-			return false;
+		relid = lfirst_oid(lc);
+		if (!object_ownercheck(RelationRelationId, relid, owner) ||
+			pg_class_aclmask(relid, owner, wanted, ACLMASK_ALL) != wanted)
+			may_run = false;
 	}
-	return true;
+	list_free(tables);
+	return may_run;
 }
 
 /* A statement, and its result. */

@@ -345,7 +345,8 @@ my @commands = ('DROP USER MAPPING FOR alice SERVER kapture', 'ALTER TABLE parte
 my $lost = q(WARNING:  kapture_sync does not follow what this command changes for attached tables
 DETAIL:  Role "heir", which owns tables of the extension, lacks rights on the others, or on their schema.
 HINT:  Give all tables of the extension back to a superuser, with ALTER TABLE ... OWNER TO.);
-foreach my $loss ('REVOKE USAGE ON SCHEMA kept FROM heir, PUBLIC', 'ALTER TABLE kept.kapture_follow OWNER TO CURRENT_USER', 'REVOKE UPDATE ON kept.kapture_attachment FROM heir')
+foreach my $loss ('REVOKE USAGE ON SCHEMA kept FROM heir, PUBLIC', 'ALTER TABLE kept.kapture_follow OWNER TO CURRENT_USER',
+	'ALTER TABLE kept.kapture_salt OWNER TO CURRENT_USER', 'REVOKE DELETE ON kept.kapture_call_queue FROM heir', 'REVOKE UPDATE ON kept.kapture_attachment FROM heir')
 {
 	my $err = given("BEGIN; $loss; SET LOCAL client_min_messages = warning; SET LOCAL ROLE alice; " . join('; ', @commands) . '; ROLLBACK');
 	is(() = $err =~ /^\Q$lost\E$/mg, 1 + @commands, "$loss: commands of others work, each with a warning") || diag $err;
