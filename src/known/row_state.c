@@ -73,10 +73,11 @@ typedef enum StateQuery
 #define STATE_SERVER_OID(attachment_id) \
 	"(SELECT a.server_oid FROM @.kapture_attachment AS a WHERE a.attachment_id = " attachment_id ")"
 
-/* Makes deliveries "d" due that were parked because of another row. */
-#define STATE_RELEASED \
-	"UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
-	" WHERE d.state = 'parked' AND"
+/* Makes deliveries "d" due that were parked because of another row; returns their attachments, not each of them. */
+#define STATE_RELEASED(condition) \
+	"WITH released AS (UPDATE @.kapture_delivery AS d SET state = 'retry', next_attempt = now(), waits_for = NULL" \
+	" WHERE d.state = 'parked' AND " condition " RETURNING d.attachment_id)" \
+	" SELECT DISTINCT attachment_id FROM released"
 
 /* "@." stands for the extension's schema and a dot. */
 static const struct
@@ -174,16 +175,15 @@ static const struct
 		3, {INT4OID, TEXTOID, INT8OID}
 	},
 	[STATE_RELEASE] = {
-		STATE_RELEASED " d.ctid = ANY (ARRAY(SELECT w.ctid FROM unnest($1, $2) AS v(attachment_id, customer_id)"
+		STATE_RELEASED("d.ctid = ANY (ARRAY(SELECT w.ctid FROM unnest($1, $2) AS v(attachment_id, customer_id)"
 		" CROSS JOIN (VALUES (1), (-1)) AS s(sign) JOIN @.kapture_delivery AS w ON w.waits_for = v.customer_id * s.sign"
-		" AND " STATE_SERVER_OID("w.attachment_id") " = " STATE_SERVER_OID("v.attachment_id") ")) RETURNING d.attachment_id",
+		" AND " STATE_SERVER_OID("w.attachment_id") " = " STATE_SERVER_OID("v.attachment_id") "))"),
 		2, {INT4ARRAYOID, INT8ARRAYOID}
 	},
 	[STATE_RELEASE_ORPHANED] = {
-		STATE_RELEASED " d.waits_for > 0 AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
+		STATE_RELEASED("d.waits_for > 0 AND NOT EXISTS (SELECT FROM @.kapture_row AS r"
 		" WHERE r.customer_id = d.waits_for AND r.gone_at IS NULL AND r.left_at IS NULL"
-		" AND " STATE_SERVER_OID("r.attachment_id") " = " STATE_SERVER_OID("d.attachment_id") " OFFSET 0)"
-		" RETURNING d.attachment_id",
+		" AND " STATE_SERVER_OID("r.attachment_id") " = " STATE_SERVER_OID("d.attachment_id") " OFFSET 0)"),
 		0, {}
 	},
 };

@@ -12,6 +12,7 @@
 
 #include "base/guc.h"
 #include "queue/key_moves.h"
+#include "queue/key_parts.h"
 #include "queue/keys.h"
 #include "queue/outbox.h"
 #include "queue/row_index.h"
@@ -19,9 +20,6 @@
 #include "queue/statements.h"
 #include "queue/vacuum.h"
 #include "table/capture_buffer.h"
-
-/* Deletions held in memory at a time, if nothing else has happened to keys. */
-#define MOVES_MAX_DELETIONS	20000
 
 /* A delivery whose row has got another key, or was deleted. */
 typedef struct KeyMove
@@ -31,78 +29,14 @@ typedef struct KeyMove
 	const char *new_key;		/* the row's present key; NULL: it was deleted */
 } KeyMove;
 
-/* Are there nothing but deletions in the rest of a pass? */
-static bool
-moves_only_deletions(int32 attachment_id, const KaptureScan *scan)
+/* What becomes of an attachment's deliveries. */
+typedef struct KeyMoves
 {
-	for (int range = scan->range; range < scan->nranges; range++)
-	{
-		Datum		values[4];
-		bool		isnull;
-
-		kapture_scan_range_values(values, attachment_id, scan, range);
-		kapture_statement_run(OUTBOX_REKEYS, values, NULL, true);
-		if (DatumGetBool(kapture_statement_getattr(0, 1, &isnull)))
-			return false;
-	}
-	return true;
-}
-
-/*
- * Takes the new entries about keys out of the outbox, and returns their events.  All of
- * them are taken, since their order is not that of the outbox.  But the order of mere
- * deletions does not matter, so many of these are taken part by part.  Returns NULL if no
- * entries are left.
- */
-static KaptureKeys *
-moves_read_keys(int32 attachment_id, KaptureScan *scan)
-{
-	KaptureKeys *keys = NULL;
-	bool		only_deletions = true;
-	bool		full;
-	List	   *entries;
-	ListCell   *lc;
-
-	while (scan->range < scan->nranges)
-	{
-		if (only_deletions && keys && kapture_keys_count(keys) >= MOVES_MAX_DELETIONS)
-		{
-			only_deletions = kapture_keys_only(keys, KAPTURE_NOTE_DELETED) && moves_only_deletions(attachment_id, scan);
-			if (only_deletions)
-				break;
-		}
-		entries = kapture_scan_read(OUTBOX_READ_KEYS, attachment_id, scan, OUTBOX_CHUNK, &full);
-		if (entries == NIL)
-			kapture_scan_enter_range(scan, scan->range + 1);
-		else if (keys == NULL)
-			keys = kapture_keys_create();
-		kapture_scan_remove(entries);
-		foreach(lc, entries)
-		{
-			KaptureOutboxEntry *entry = lfirst(lc);
-			KaptureKeyEvent event = {
-				.op = entry->op,.xact = entry->xact,.command = entry->command,.arrival = entry->arrival,
-				.seq = entry->seq,
-				.new_key = entry->op == KAPTURE_NOTE_REKEYED ? entry->keys[0] : NULL,
-				.changed = entry->changed,.captured_at = entry->captured_at
-			};
-
-			for (int i = 0; entry->op != KAPTURE_NOTE_END && i < entry->nkeys; i++)
-			{
-				event.key = entry->old_key ? entry->old_key : entry->keys[i];
-				event.customer_id = entry->customer_ids ? DatumGetInt64(entry->customer_ids[i]) : KAPTURE_NOTE_NOT_KNOWN;
-				kapture_keys_add(keys, &event);
-			}
-			if (entry->snapshot != (Datum) 0)
-				kapture_keys_add_end(keys, entry->xact, entry->rank, entry->snapshot);
-			scan->at_xact = entry->xact;
-			scan->at_seq = entry->seq;
-		}
-	}
-	if (keys)
-		kapture_keys_arrange(keys);
-	return keys;
-}
+	int32		attachment_id;
+	MemoryContext context;		/* of the list: */
+	List	   *moved;			/* KaptureMoved of deliveries that are 'sending' */
+	bool		any;			/* deliveries have changed */
+} KeyMoves;
 
 /* Appends a delivery that had this key to "moves", if its row has another key by now, or was deleted. */
 static List *
@@ -130,79 +64,47 @@ moves_add(List *moves, KaptureKeys *keys, HTAB *arrived, int64 delivery_id, cons
 	return lappend(moves, move);
 }
 
-/* Does so for the deliveries that the last statement has found. */
+/* Does so for the deliveries that a statement has found. */
 static List *
-moves_add_found(List *moves, KaptureKeys *keys, HTAB *arrived)
+moves_add_found(List *moves, KaptureKeys *keys, HTAB *arrived, SPITupleTable *found, uint64 n)
 {
-	for (uint64 row = 0; row < SPI_processed; row++)
+	for (uint64 row = 0; row < n; row++)
 	{
 		bool		isnull;
-		int64		delivery_id = DatumGetInt64(kapture_statement_getattr(row, 1, &isnull));
+		int64		delivery_id = DatumGetInt64(SPI_getbinval(found->vals[row], found->tupdesc, 1, &isnull));
 
 		moves = moves_add(moves, keys, arrived, delivery_id,
-						  TextDatumGetCString(kapture_statement_getattr(row, 2, &isnull)));
-	}
-	SPI_freetuptable(SPI_tuptable);
-	return moves;
-}
-
-/* Finds the deliveries whose rows have got another key, or were deleted. */
-static List *
-moves_find(int32 attachment_id, KaptureKeys *keys)
-{
-	List	   *moves = NIL;
-	Datum		values[2] = {Int32GetDatum(attachment_id)};
-	Datum	   *elems = palloc(sizeof(Datum) * OUTBOX_CHUNK);
-	HTAB	   *asked = kapture_row_index_create(OUTBOX_CHUNK);
-	HTAB	   *arrived = kapture_row_index_create(OUTBOX_CHUNK);
-	int			n = 0;
-
-	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
-	{
-		kapture_statement_execute(OUTBOX_WITH_ANY_KEY, values, NULL);
-		return moves_add_found(moves, keys, arrived);
-	}
-	for (int i = 0; i < kapture_keys_count(keys); i++)
-	{
-		KaptureKeyEvent *event = kapture_keys_event(keys, i);
-		bool		found = false;
-
-		if (event->op == KAPTURE_NOTE_DELETED || event->op == KAPTURE_NOTE_REKEYED)
-			(void) hash_search(asked, &event->key, HASH_ENTER, &found);
-		else
-			found = true;
-		if (!found)
-			elems[n++] = CStringGetTextDatum(event->key);
-		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
-			continue;
-		values[1] = kapture_statement_array(elems, NULL, n, TEXTOID);
-		kapture_statement_execute(OUTBOX_WITH_KEYS, values, NULL);
-		moves = moves_add_found(moves, keys, arrived);
-		n = 0;
+						  TextDatumGetCString(SPI_getbinval(found->vals[row], found->tupdesc, 2, &isnull)));
 	}
 	return moves;
 }
 
-/* Appends the deliveries that the last statement has changed to *moved. */
+/* Notes the deliveries that the last statement has changed. */
 static void
-moves_note(List **moved, MemoryContext context)
+moves_note(KeyMoves *moves)
 {
-	MemoryContext old = MemoryContextSwitchTo(context);
+	MemoryContext old = MemoryContextSwitchTo(moves->context);
 
 	for (uint64 row = 0; row < SPI_processed; row++)
 	{
-		KaptureMoved *m = palloc(sizeof(KaptureMoved));
+		KaptureMoved *m;
 		bool		isnull;
 		Datum		key;
 
+		/* nothing of the others is in memory */
+		if (!DatumGetBool(kapture_statement_getattr(row, 4, &isnull)))
+			continue;
+		m = palloc(sizeof(KaptureMoved));
 		m->delivery_id = DatumGetInt64(kapture_statement_getattr(row, 1, &isnull));
 		m->place = *(ItemPointer) DatumGetPointer(kapture_statement_getattr(row, 2, &isnull));
 		key = kapture_statement_getattr(row, 3, &isnull);
 		m->row_key = isnull ? NULL : TextDatumGetCString(key);
-		*moved = lappend(*moved, m);
+		moves->moved = lappend(moves->moved, m);
 	}
 	MemoryContextSwitchTo(old);
+	moves->any |= SPI_processed > 0;
 	kapture_vacuum_note(KAPTURE_TABLE_DELIVERY, SPI_processed);
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /*
@@ -211,11 +113,11 @@ moves_note(List **moved, MemoryContext context)
  * is not among those that move, is that of a row whose deletion was not captured.
  */
 static void
-moves_make(int32 attachment_id, List *moves, List **moved, MemoryContext context)
+moves_make(KeyMoves *all, List *moves)
 {
 	int			nmoves = list_length(moves);
 	Datum	   *cols[5];		/* of all: id, last key, is the row gone; of those not gone: id, new key */
-	Datum		values[4] = {Int32GetDatum(attachment_id)};
+	Datum		values[4] = {Int32GetDatum(all->attachment_id)};
 	int			n = 0;
 
 	if (nmoves == 0)
@@ -238,16 +140,76 @@ moves_make(int32 attachment_id, List *moves, List **moved, MemoryContext context
 	values[2] = kapture_statement_array(cols[1], NULL, nmoves, TEXTOID);
 	values[3] = kapture_statement_array(cols[2], NULL, nmoves, BOOLOID);
 	kapture_statement_execute(OUTBOX_LEAVE, values, NULL);
-	moves_note(moved, context);
+	moves_note(all);
 	if (n == 0)
 		return;
 	values[1] = kapture_statement_array(cols[4], NULL, n, TEXTOID);
 	kapture_statement_execute(OUTBOX_EVICT, values, NULL);
-	moves_note(moved, context);
+	moves_note(all);
 	values[1] = kapture_statement_array(cols[3], NULL, n, INT8OID);
 	values[2] = kapture_statement_array(cols[4], NULL, n, TEXTOID);
 	kapture_statement_execute(OUTBOX_ARRIVE, values, NULL);
-	moves_note(moved, context);
+	moves_note(all);
+}
+
+/* All rows were deleted by TRUNCATE: so are those of all deliveries. */
+static void
+moves_follow_all(KeyMoves *moves, KaptureKeys *keys)
+{
+	Datum		values[1] = {Int32GetDatum(moves->attachment_id)};
+	Portal		portal = kapture_statement_open(OUTBOX_WITH_ANY_KEY, values);
+
+	while (SPI_processed > 0)
+	{
+		/* each round takes its memory from SPI, which frees it */
+		SPITupleTable *found = SPI_tuptable;
+		uint64		n = SPI_processed;
+
+		SPI_connect();
+		moves_make(moves, moves_add_found(NIL, keys, kapture_row_index_create(OUTBOX_CHUNK), found, n));
+		SPI_finish();
+		SPI_freetuptable(found);
+		SPI_cursor_fetch(portal, true, OUTBOX_CHUNK);
+	}
+	SPI_cursor_close(portal);
+}
+
+/* Has the deliveries follow whose rows have got another key, or were deleted. */
+static void
+moves_follow(KeyMoves *moves, KaptureKeys *keys)
+{
+	List	   *list = NIL;
+	Datum		values[2] = {Int32GetDatum(moves->attachment_id)};
+	Datum	   *elems = palloc(sizeof(Datum) * OUTBOX_CHUNK);
+	HTAB	   *asked = kapture_row_index_create(OUTBOX_CHUNK);
+	HTAB	   *arrived = kapture_row_index_create(OUTBOX_CHUNK);
+	int			n = 0;
+
+	if (kapture_keys_any(keys, KAPTURE_NOTE_TRUNCATED))
+	{
+		moves_follow_all(moves, keys);
+		return;
+	}
+	for (int i = 0; i < kapture_keys_count(keys); i++)
+	{
+		KaptureKeyEvent *event = kapture_keys_event(keys, i);
+		bool		found = false;
+
+		if (event->op == KAPTURE_NOTE_DELETED || event->op == KAPTURE_NOTE_REKEYED)
+			(void) hash_search(asked, &event->key, HASH_ENTER, &found);
+		else
+			found = true;
+		if (!found)
+			elems[n++] = CStringGetTextDatum(event->key);
+		if (n == 0 || (n < OUTBOX_CHUNK && i < kapture_keys_count(keys) - 1))
+			continue;
+		values[1] = kapture_statement_array(elems, NULL, n, TEXTOID);
+		kapture_statement_execute(OUTBOX_WITH_KEYS, values, NULL);
+		list = moves_add_found(list, keys, arrived, SPI_tuptable, SPI_processed);
+		SPI_freetuptable(SPI_tuptable);
+		n = 0;
+	}
+	moves_make(moves, list);
 }
 
 /* Enters changes into kapture_delivery that are to be claimed later, or adds them to those of the row there. */
@@ -301,9 +263,9 @@ moves_wait_events(int32 attachment_id, KaptureKeys *keys)
 }
 
 /*
- * Enters all other committed changes.  They name keys as they were before, between or after
- * the events, which is not known any more once the events are forgotten.  Returns whether
- * there were any.
+ * Enters the changes of a pass that has been started, and ends it.  They name keys as they
+ * were before, between or after the events, which is not known any more once the events are
+ * forgotten.  Returns whether there were any.
  */
 static bool
 moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
@@ -329,6 +291,30 @@ moves_wait_changes(int32 attachment_id, KaptureScan *scan, KaptureKeys *keys)
 	}
 	kapture_scan_end(scan);
 	return any;
+}
+
+/*
+ * Enters the other changes that belong before the next part, or all if there is none or "keys" is
+ * NULL, under the keys that their rows have after this part.  Returns whether there were any.
+ */
+static bool
+moves_wait_others(const KaptureKeyParts *parts, KaptureScan *scan, KaptureKeys *keys)
+{
+	bool		any = false;
+
+	if (parts->several && keys && !parts->last)
+		kapture_scan_start_before(scan, &parts->limit);
+	else
+	{
+		/* a pass that is running has an older snapshot than this transaction */
+		if (scan->running && !parts->several)
+			any = moves_wait_changes(parts->attachment_id, scan, keys);
+		/* limits of parts are snapshots of others, perhaps of another cluster's */
+		if (parts->several)
+			scan->ever = false;
+		kapture_scan_start(scan);
+	}
+	return moves_wait_changes(parts->attachment_id, scan, keys) || any;
 }
 
 /* Is the event the deletion of a row whose customer is known? */
@@ -435,7 +421,7 @@ moves_note_gone(int32 attachment_id, KaptureKeys *keys, bool reported)
  * snapshot shows; afterwards, each delivery has the key of its row in this snapshot.
  * "keys_scan" is how far entries about keys have been read, "scan" how far the others have.
  *
- * Returns the deliveries that have changed, a list of KaptureMoved in the current memory
+ * Returns the deliveries in flight that have changed, a list of KaptureMoved in the current memory
  * context; *waiting is set if changes have become due.  "follower" is called with the
  * events and "arg"; it fills in the customers of deleted rows that are not known, if it
  * knows them.
@@ -445,25 +431,23 @@ kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, Kaptu
 					 KaptureKeysFollower follower, void *arg)
 {
 	int32		attachment_id = att->id;
-	MemoryContext context = CurrentMemoryContext;
+	KeyMoves	moves = {.attachment_id = attachment_id,.context = CurrentMemoryContext};
+	KaptureKeyParts parts;
 	KaptureKeys *keys;
-	List	   *moved = NIL;
+	bool		all = false;	/* all other changes have been entered */
 
 	SPI_connect();
 	kapture_scan_start(keys_scan);
-	while ((keys = moves_read_keys(attachment_id, keys_scan)) != NULL)
+	kapture_key_parts_begin(&parts, attachment_id, keys_scan, moves.context);
+	while ((keys = kapture_key_parts_next(&parts)) != NULL)
 	{
-		moves_make(attachment_id, moves_find(attachment_id, keys), &moved, context);
-		*waiting |= moved != NIL;
-		if (kapture_keys_any(keys, KAPTURE_NOTE_REKEYED))
-		{
-			/* a pass that is running has an older snapshot than this transaction */
-			if (scan->running)
-				*waiting |= moves_wait_changes(attachment_id, scan, keys);
-			kapture_scan_start(scan);
-			*waiting |= moves_wait_changes(attachment_id, scan, keys);
-		}
-		*waiting |= moves_wait_events(attachment_id, keys);
+		moves_follow(&moves, keys);
+		if (parts.enter)
+			*waiting |= moves_wait_others(&parts, scan, keys);
+		all = parts.enter && parts.last;
+		/* what the events themselves have brought waits until their rows have their keys */
+		if (parts.step != KAPTURE_KEYS_LEAVE)
+			*waiting |= moves_wait_events(attachment_id, keys);
 		follower(attachment_id, keys, arg);
 		if (att->on_delete != NIL)
 			*waiting |= moves_report_deleted(attachment_id, keys);
@@ -473,7 +457,11 @@ kapture_moves_follow(const KaptureAttachment *att, KaptureScan *keys_scan, Kaptu
 		SPI_finish();
 		SPI_connect();
 	}
+	if (parts.several && !all)
+		*waiting |= moves_wait_others(&parts, scan, NULL);
+	kapture_key_parts_end(&parts);
 	kapture_scan_end(keys_scan);
 	SPI_finish();
-	return moved;
+	*waiting |= moves.any;
+	return moves.moved;
 }

@@ -136,6 +136,67 @@ kapture_scan_start(KaptureScan *scan)
 		if (scan->next_xmax > scan->seen_xmax)
 			scan_add_range(scan, scan->seen_xmax, scan->next_xmax);
 	}
+	scan->last_seq = 0;
+	kapture_scan_enter_range(scan, 0);
+	scan->running = true;
+}
+
+/* Does a limit's snapshot show a transaction as ended? */
+static bool
+scan_limit_shows(const KaptureScanLimit *limit, uint64 xid)
+{
+	return xid < limit->xmax && !scan_contains(limit->xip, limit->nxip, xid);
+}
+
+/* Adds the transactions from "from" on that a limit's snapshot shows as ended. */
+static void
+scan_add_limited(KaptureScan *scan, const KaptureScanLimit *limit, uint64 from)
+{
+	/* in ascending order, as the snapshot has them */
+	for (int i = 0; i < limit->nxip && limit->xip[i] < limit->xmax; i++)
+	{
+		if (limit->xip[i] < from)
+			continue;
+		if (limit->xip[i] > from)
+			scan_add_range(scan, from, limit->xip[i]);
+		from = limit->xip[i] + 1;
+	}
+	if (from < limit->xmax)
+		scan_add_range(scan, from, limit->xmax);
+}
+
+/*
+ * Starts a pass as kapture_scan_start() does, but one that reads only what belongs before
+ * an event.  A pass that is running is given up: what it has read already is gone.
+ */
+void
+kapture_scan_start_before(KaptureScan *scan, const KaptureScanLimit *limit)
+{
+	if (scan->next_xip)
+		pfree(scan->next_xip);
+	scan->next_xmax = limit->xmax;
+	scan->nnext = limit->nxip;
+	scan->next_xip = MemoryContextAlloc(scan->context, sizeof(uint64) * (limit->nxip + 1));
+	for (int i = 0; i < limit->nxip; i++)
+		scan->next_xip[i] = limit->xip[i];
+
+	if (scan->ranges)
+		pfree(scan->ranges);
+	scan->ranges = MemoryContextAlloc(scan->context, sizeof(uint64) * 2 * (scan->nseen + limit->nxip + limit->nalso + 2));
+	scan->nranges = 0;
+	for (int i = 0; scan->ever && i < scan->nseen; i++)
+	{
+		if (scan_limit_shows(limit, scan->seen_xip[i]))
+			scan_add_range(scan, scan->seen_xip[i], scan->seen_xip[i] + 1);
+	}
+	scan_add_limited(scan, limit, scan->ever ? scan->seen_xmax : 0);
+	for (int i = 0; i < limit->nalso; i++)
+	{
+		if (!scan_limit_shows(limit, limit->also[i]))
+			scan_add_range(scan, limit->also[i], limit->also[i] + 1);
+	}
+	scan_add_range(scan, limit->xact, limit->xact);
+	scan->last_seq = limit->command;
 	kapture_scan_enter_range(scan, 0);
 	scan->running = true;
 }
@@ -206,7 +267,7 @@ scan_make_entry(uint64 row)
 }
 
 /*
- * Fills in the four parameters of a query for what is left of a range.
+ * Fills in the five parameters of a query for what is left of a range.
  */
 void
 kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range)
@@ -218,6 +279,7 @@ kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan 
 	values[1] = FullTransactionIdGetDatum(FullTransactionIdFromU64(from));
 	values[2] = Int32GetDatum(current ? scan->at_seq : 0);
 	values[3] = FullTransactionIdGetDatum(FullTransactionIdFromU64(scan->ranges[range * 2 + 1]));
+	values[4] = Int32GetDatum(range == scan->nranges - 1 ? scan->last_seq : 0);
 }
 
 /* Returns the size of the keys in a row of the result of OUTBOX_READ, in bytes, without detoasting them. */
@@ -246,7 +308,7 @@ scan_entry_bytes(uint64 row)
 List *
 kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan, int limit, bool *full)
 {
-	Datum		values[4];
+	Datum		values[5];
 	List	   *entries = NIL;
 	int			nchanges = 0;
 	Size		bytes = 0;
@@ -316,16 +378,25 @@ kapture_scan_remove(List *entries)
 {
 	int			n = list_length(entries);
 	Datum	   *tids = palloc(sizeof(Datum) * Max(n, 1));
-	Datum		values[1];
 
 	if (n == 0)
 		return;
 	for (int i = 0; i < n; i++)
 		tids[i] = PointerGetDatum(((KaptureOutboxEntry *) list_nth(entries, i))->tid);
-	values[0] = kapture_statement_array(tids, NULL, n, TIDOID);
+	kapture_scan_remove_tids(tids, n);
+	scan_mark_taken(entries);
+}
+
+/*
+ * Removes the entries at these places from the outbox.  To be called within SPI.
+ */
+void
+kapture_scan_remove_tids(Datum *tids, int n)
+{
+	Datum		values[1] = {kapture_statement_array(tids, NULL, n, TIDOID)};
+
 	kapture_statement_execute(OUTBOX_REMOVE, values, NULL);
 	kapture_vacuum_note(KAPTURE_TABLE_OUTBOX, SPI_processed);
-	scan_mark_taken(entries);
 }
 
 /*

@@ -30,10 +30,23 @@ typedef struct KaptureScan
 	uint64	   *next_xip;
 	int			nranges;		/* ranges of transactions that the pass reads */
 	uint64	   *ranges;			/* pairs: first, and the one after the last */
+	int32		last_seq;		/* of the last transaction of the last range, changes before this one */
 	int			range;			/* the range being read */
 	uint64		at_xact;		/* reading goes on after change at_seq of this transaction */
 	int32		at_seq;
 } KaptureScan;
+
+/* Changes that were made before an event of kapture_outbox, and those of some transactions; see scan.c. */
+typedef struct KaptureScanLimit
+{
+	uint64		xact;			/* the event's transaction: */
+	int32		command;		/* its changes before this command */
+	uint64		xmax;			/* changes of transactions that had ended when that one did: */
+	int			nxip;			/* those before xmax, except these */
+	uint64	   *xip;
+	int			nalso;			/* and all changes of these */
+	uint64	   *also;
+} KaptureScanLimit;
 
 /* An entry of the outbox: changes of one or more rows. */
 typedef struct KaptureOutboxEntry
@@ -61,10 +74,12 @@ extern void kapture_scan_init(KaptureScan *scan);
 extern void kapture_scan_free(KaptureScan *scan);
 extern void kapture_scan_enter_range(KaptureScan *scan, int range);
 extern void kapture_scan_start(KaptureScan *scan);
+extern void kapture_scan_start_before(KaptureScan *scan, const KaptureScanLimit *limit);
 extern void kapture_scan_end(KaptureScan *scan);
 extern void kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range);
 extern List *kapture_scan_read(KaptureStatement query, int32 attachment_id, KaptureScan *scan, int limit, bool *full);
 extern void kapture_scan_remove(List *entries);
+extern void kapture_scan_remove_tids(Datum *tids, int n);
 extern void kapture_scan_split(KaptureOutboxEntry *entry, int nkeys);
 extern uint64 kapture_scan_floor(const KaptureScan *scan);
 

@@ -5,16 +5,21 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 
 #include "base/bounded_key.h"
 #include "base/by_index.h"
 #include "base/catalog.h"
 #include "base/user_code.h"
 #include "queue/statements.h"
+
+/* Memory for a statement's sorts, beyond which they use files. */
+#define STATEMENT_WORK_MEM	"4MB"
 
 /* Joins entries with their attachment ("a"), as the history notes its table and name, and may outlive it. */
 #define OUTBOX_NAMED(entries) \
@@ -86,6 +91,28 @@
 	"pg_snapshot_xmax(snapshot)::text::bigint - (SELECT count(*) FROM pg_snapshot_xip(snapshot))" \
 	" - CASE WHEN xact < pg_snapshot_xmax(snapshot) THEN 1 ELSE 0 END"
 
+/* The memory that the events of an entry take, in bytes. */
+#define OUTBOX_BYTES \
+	"(1 + coalesce(cardinality(more_keys), 0)) * " CppAsString2(OUTBOX_EVENT_BYTES) " + " CppAsString2(OUTBOX_KEY_COPIES) \
+	" * (octet_length(row_key) + coalesce(octet_length(old_key), 0) + coalesce(pg_column_size(more_keys), 0))"
+
+/*
+ * The events of the transactions from $2 to before $3, one in a row, in the order in which they happened: by the
+ * commits of their transactions, then by their commands; those of one command by their keys.  Each comes with the
+ * memory that the events of its command take, and whether its transaction tells rows with one key apart.
+ */
+#define OUTBOX_SORTED_KEYS(condition) \
+	"SELECT o.ctid, o.xact, o.seq, o.op, o.command, k.key, CASE WHEN o.op = 'k' THEN o.row_key END, o.changed," \
+	" o.captured_at, o.arrival, k.customer_id, o.rank, o.bytes, o.twins" \
+	" FROM (SELECT e.ctid, xact, seq, op, coalesce(command, seq) AS command, row_key, old_key, more_keys, changed, captured_at," \
+	" arrival, customer_ids, coalesce(max(" OUTBOX_RANK ") OVER (PARTITION BY xact), xact::text::bigint) AS rank," \
+	" sum(" OUTBOX_BYTES ") OVER (PARTITION BY xact, coalesce(command, seq))::bigint AS bytes," \
+	" bool_or(arrival IS NOT NULL) OVER (PARTITION BY xact) AS twins" \
+	" FROM unnest($2, $3) AS r(first, last) JOIN @.kapture_outbox AS e ON attachment_id = $1 AND xact >= r.first AND xact < r.last" \
+	" AND " OUTBOX_IS_ABOUT_KEYS condition ") AS o," \
+	" LATERAL unnest(coalesce(o.old_key, o.row_key) || o.more_keys, o.customer_ids) AS k(key, customer_id)" \
+	" WHERE k.key IS NOT NULL ORDER BY o.rank, o.xact, o.command, k.key COLLATE \"C\", o.seq"
+
 /* "@." stands for the extension's schema and a dot. */
 const KaptureStatementText kapture_statements[] =
 {
@@ -124,22 +151,36 @@ const KaptureStatementText kapture_statements[] =
 	[OUTBOX_READ] = {
 		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, NULL, NULL, NULL, NULL"
 		" FROM @.kapture_outbox"
-		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND (xact, seq) < ($4, $5) AND NOT (" OUTBOX_IS_ABOUT_KEYS ")"
 		" ORDER BY attachment_id, xact, seq",
-		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT4OID}
 	},
 	[OUTBOX_READ_KEYS] = {
 		"SELECT ctid, xact, seq, row_key, old_key, changed, captured_at, op, more_keys, command, snapshot, " OUTBOX_RANK
 		", customer_ids, arrival FROM @.kapture_outbox"
-		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND (xact, seq) < ($4, $5) AND " OUTBOX_IS_ABOUT_KEYS
 		" ORDER BY attachment_id, xact, seq",
-		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT4OID}
 	},
 	[OUTBOX_REKEYS] = {
 		"SELECT EXISTS (SELECT FROM @.kapture_outbox"
-		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND xact < $4 AND " OUTBOX_IS_ABOUT_KEYS
+		" WHERE attachment_id = $1 AND (xact, seq) > ($2, $3) AND (xact, seq) < ($4, $5) AND " OUTBOX_IS_ABOUT_KEYS
 		" AND op NOT IN ('d', 'c'))",
-		4, {INT4OID, XID8OID, INT4OID, XID8OID}
+		5, {INT4OID, XID8OID, INT4OID, XID8OID, INT4OID}
+	},
+	[OUTBOX_SORT_KEYS] = {
+		OUTBOX_SORTED_KEYS(""),
+		3, {INT4OID, XID8ARRAYOID, XID8ARRAYOID}
+	},
+	[OUTBOX_SORT_COMMAND] = {
+		OUTBOX_SORTED_KEYS(" AND coalesce(command, seq) = $4 AND op IN ('k', 'm')"),
+		4, {INT4OID, XID8ARRAYOID, XID8ARRAYOID, INT4OID}
+	},
+	[OUTBOX_END] = {
+		"SELECT snapshot, pg_snapshot_xmax(snapshot), ARRAY(SELECT pg_snapshot_xip(snapshot)) FROM @.kapture_outbox"
+		" WHERE attachment_id = $1 AND xact = $2 AND snapshot IS NOT NULL AND " OUTBOX_IS_ABOUT_KEYS
+		" ORDER BY attachment_id DESC, xact DESC, seq DESC LIMIT 1",
+		2, {INT4OID, XID8OID}
 	},
 	[OUTBOX_REMOVE] = {
 		"DELETE FROM @.kapture_outbox WHERE ctid = ANY ($1) RETURNING xact, seq",
@@ -226,7 +267,7 @@ const KaptureStatementText kapture_statements[] =
 		" again = CASE WHEN NOT v.gone THEN d.again END"
 		" FROM unnest($2, $3, $4) AS v(delivery_id, row_key, gone)"
 		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
-		" RETURNING d.delivery_id, d.ctid, NULL",
+		" RETURNING d.delivery_id, d.ctid, NULL, d.state = 'sending'",
 		4, {INT4OID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[OUTBOX_EVICT] = {
@@ -235,14 +276,14 @@ const KaptureStatementText kapture_statements[] =
 		" next_attempt = CASE WHEN d.state <> 'sending' THEN now() END, again = NULL"
 		" FROM unnest($2) AS v(row_key)"
 		" WHERE " OUTBOX_IS_ROW("$1")
-		" RETURNING d.delivery_id, d.ctid, NULL",
+		" RETURNING d.delivery_id, d.ctid, NULL, d.state = 'sending'",
 		2, {INT4OID, TEXTARRAYOID}
 	},
 	[OUTBOX_ARRIVE] = {
 		"UPDATE @.kapture_delivery AS d SET row_key = v.row_key, old_key = NULL"
 		" FROM unnest($2, $3) AS v(delivery_id, row_key)"
 		" WHERE d.attachment_id = $1 AND d.delivery_id = v.delivery_id"
-		" RETURNING d.delivery_id, d.ctid, d.row_key",
+		" RETURNING d.delivery_id, d.ctid, d.row_key, d.state = 'sending'",
 		3, {INT4OID, INT8ARRAYOID, TEXTARRAYOID}
 	},
 	[OUTBOX_WAIT] = {
@@ -390,6 +431,28 @@ kapture_statement_run(KaptureStatement query, Datum *values, const char *nulls, 
 	if (rc < 0)
 		elog(ERROR, "statement %d of the outbox failed: %s", query, SPI_result_code_string(rc));
 	AtEOXact_GUC(true, nestlevel);
+}
+
+/*
+ * Opens a cursor on a statement within SPI, which sees all that has been done so far, and fetches its first row.
+ * That sorts, in a few megabytes of memory whatever the size of the result is.  The cursor outlives the level of SPI.
+ */
+Portal
+kapture_statement_open(KaptureStatement query, Datum *values)
+{
+	int			nestlevel = kapture_by_index_begin();
+	Portal		portal;
+
+	(void) set_config_option("work_mem", STATEMENT_WORK_MEM, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	CommandCounterIncrement();
+	/* of its own, as the transaction's snapshot gets other command ids later */
+	PushCopiedSnapshot(GetActiveSnapshot());
+	UpdateActiveSnapshotCommandId();
+	portal = SPI_cursor_open(NULL, kapture_statement_plan(query), values, NULL, true);
+	PopActiveSnapshot();
+	SPI_cursor_fetch(portal, true, 1);
+	AtEOXact_GUC(true, nestlevel);
+	return portal;
 }
 
 /*

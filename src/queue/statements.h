@@ -20,6 +20,9 @@ typedef enum KaptureStatement
 	OUTBOX_READ,
 	OUTBOX_READ_KEYS,
 	OUTBOX_REKEYS,
+	OUTBOX_SORT_KEYS,
+	OUTBOX_SORT_COMMAND,
+	OUTBOX_END,
 	OUTBOX_REMOVE,
 	OUTBOX_SPLIT,
 	OUTBOX_CLAIM,
@@ -58,6 +61,10 @@ typedef struct KaptureStatementText
 /* Keys, entries or changes that one statement handles, at most. */
 #define OUTBOX_CHUNK		1000
 
+/* Memory that an event of kapture_outbox takes while it is followed, in bytes, and how often its keys are copied. */
+#define OUTBOX_EVENT_BYTES	2000
+#define OUTBOX_KEY_COPIES	4
+
 /* Runs a statement that sees all that has been done.  Each statement is a fault point. */
 #define kapture_statement_execute(statement, values, nulls) \
 	(KAPTURE_FAULT_ARGUMENTS(#statement, kapture_statements[statement].nparams, kapture_statements[statement].types, values, nulls), \
@@ -67,6 +74,7 @@ extern const KaptureStatementText kapture_statements[];
 
 extern SPIPlanPtr kapture_statement_plan(KaptureStatement query);
 extern void kapture_statement_run(KaptureStatement query, Datum *values, const char *nulls, bool snapshot);
+extern Portal kapture_statement_open(KaptureStatement query, Datum *values);
 extern Datum kapture_statement_getattr(uint64 row, int col, bool *isnull);
 extern Datum kapture_statement_array(Datum *values, bool *nulls, int n, Oid type);
 extern Datum kapture_statement_text(const char *text, bool *isnull);
