@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -326,7 +327,7 @@ match_attachment(FunctionCallInfo fcinfo, KaptureAttachment *att, bool write)
  *					  name text)
  *
  * Errors: those of kapture_attach_find_all(), of reading the table as its owner and
- * of kapture_fetch_next().
+ * of kapture_fetch_next(); 25006 ids cannot be written in a read-only transaction.
  */
 Datum
 kapture_match(PG_FUNCTION_ARGS)
@@ -335,6 +336,9 @@ kapture_match(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	kapture_argument_check_null(fcinfo, 1, "write");
+	/* ids are queued below the executor, which would check this */
+	if (PG_GETARG_BOOL(1))
+		PreventCommandIfReadOnly("kapture_match() with argument \"write\"");
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, attachments)
 		match_attachment(fcinfo, lfirst(lc), PG_GETARG_BOOL(1));

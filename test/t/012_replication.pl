@@ -76,6 +76,8 @@ like($two->safe_psql('postgres', 'SET ROLE stranger; ' . sprintf($wrong, 'kaptur
 like($two->safe_psql('postgres', sprintf($wrong, 'nowhere')), qr/^tcp: .*[Cc]onnect/, 'an address where nobody listens');
 like($two->safe_psql('postgres', sprintf($wrong, 'elsewhere')), qr/^auth: HTTP code 401: Invalid Auth Key/, 'a key that Kapture does not know');
 like($two->safe_psql('postgres', q(SELECT kapture_get_customer('{"phone": "9000000000"}'))), qr/Before/, 'and Kapture be asked');
+my (undef, undef, $refused) = $two->psql('postgres', "SELECT * FROM kapture_match('customers', write => true)");
+like($refused, qr/cannot execute kapture_match\(\) with argument "write" in a read-only transaction/, 'ids are not written here');
 
 # switched over
 $one->stop('fast');

@@ -59,6 +59,7 @@ my $expected = join "\n", "1|$id{'By phone'}|phone|", "2|$id{'By email'}|email|"
   "8|$id{Taken}|phone|another row has this id";
 is(sql("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('customers')"), $expected, 'rows whose customer is there');
 is(sql("SELECT count(kapture_customer_id) FROM customers"), '1', 'nothing is written');
+like(said("BEGIN READ ONLY; SELECT * FROM kapture_match('customers', write => true)"), qr/cannot execute kapture_match\(\) with argument "write" in a read-only transaction/, 'a read-only transaction writes none');
 like(said("SELECT row_key, kapture_customer_id, found_by, problem FROM kapture_match('customers', write => true)"), qr/^\Q$expected\E\n?.*the ids are written when table "customers" is no longer paused/s, 'they are to be written');
 sql("UPDATE customers SET city = 'Goa' WHERE id = 3");
 sql("SELECT kapture_resume('customers')");
