@@ -269,12 +269,34 @@ kapture_send_ask_limiter(Worker *worker)
 		dlist_container(WorkerServer, node, iter.cur)->pool.next_start = 0;
 }
 
+/*
+ * Takes the unsent tasks back from servers whose settings could not be used when they were read.  Their
+ * tables may have passed to another owner by now, who can use the server.
+ */
+static void
+send_take_back_unusable(Worker *worker)
+{
+	dlist_head	settled = DLIST_STATIC_INIT(settled);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+	{
+		WorkerServer *server = dlist_container(WorkerServer, node, iter.cur);
+
+		if (server->problem)
+			kapture_queue_take_back(server, GetCurrentTimestamp(), &settled);
+	}
+	if (!dlist_is_empty(&settled))
+		kapture_record_settle_apart(worker, &settled);
+}
+
 /* Sends all servers the requests of rows and calls that may be sent now. */
 void
 kapture_send(Worker *worker)
 {
 	if (!kapture_enabled)
 		return;
+	send_take_back_unusable(worker);
 	kapture_rotation_run(worker);
 	kapture_http_push();
 }

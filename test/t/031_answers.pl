@@ -198,6 +198,21 @@ foreach my $case ([ 1, 'ALTER TABLE upset DROP kapture_customer_id', 'ALTER TABL
 }
 sql("SELECT kapture_detach('upset')");
 
+# rows that were not sent yet when their table, and its server, passed to another role
+sql(qq(CREATE ROLE former; GRANT USAGE ON FOREIGN DATA WRAPPER kapture_fdw TO former; CREATE SCHEMA former AUTHORIZATION former; SET ROLE former;
+CREATE SERVER own FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', timeout '1h', max_connections '2'); CREATE USER MAPPING FOR PUBLIC SERVER own OPTIONS (auth_key 'a2FwZGVtbzprYXAxMjM=');
+CREATE TABLE former.passed (id int PRIMARY KEY, customer_name text, phone text); SELECT kapture_attach('former.passed', server => 'own')));
+emulator_faults($emulator, { api => 'add', action => 'hold' });
+sql("INSERT INTO former.passed SELECT i, 'Passed on', (9330000000 + i)::text FROM generate_series(1, 20) i");
+wait_for(sub { stats()->{in_flight} == 2 }, 'two Adds to arrive');
+sql('REASSIGN OWNED BY former TO heir');
+poll_ok($node, "SELECT count(*) = 1 FROM kapture_server_states() WHERE server = 'own' AND owner = 'heir'::regrole", 'the server is used as its new owner');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+poll_ok($node, "SELECT count(kapture_customer_id) = 20 FROM former.passed", 'all are sent, whose rows were claimed before');
+is((grep { $_->{customer_name} eq 'Passed on' } @{ emulator_get($emulator, 'customers') }), 20, 'once');
+sql("SELECT kapture_detach('former.passed')");
+
 # --- success has many shapes; what decides is found wherever it may be
 fresh();
 my @shapes = (
