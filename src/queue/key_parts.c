@@ -35,7 +35,7 @@
 #include "table/capture_buffer.h"
 
 /* Memory that the events of a part take, in bytes, with all that is made of them. */
-#define PARTS_MAX_BYTES		(16 * 1024 * 1024)
+#define PARTS_MAX_BYTES		(8 * 1024 * 1024)
 
 /* An event that was read from a cursor. */
 typedef struct PartsRow

@@ -10,7 +10,7 @@ use KaptureTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $n = 30000;
+my $n = 15000;
 my $emulator = start_emulator();
 my $node = new_node('main');
 # what a process touches of them counts as its memory
