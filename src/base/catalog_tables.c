@@ -10,8 +10,13 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/indexing.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_proc.h"
 #include "commands/extension.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -76,6 +81,41 @@ bool
 kapture_catalog_extension_exists(void)
 {
 	return OidIsValid(get_extension_oid(KAPTURE_EXTENSION, true));
+}
+
+/*
+ * Returns the relations and functions that are members of the extension, as a list of
+ * ObjectAddress in the current memory context; "new": those that the running script has made.
+ */
+List *
+kapture_catalog_members(Oid extension, bool new)
+{
+	List	   *members = NIL;
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
+		ObjectAddress *object;
+
+		if (form->deptype != DEPENDENCY_EXTENSION || (form->classid != RelationRelationId && form->classid != ProcedureRelationId))
+			continue;
+		/* CREATE OR REPLACE of an earlier member leaves this entry as it is */
+		if (new && !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
+			continue;
+		object = palloc(sizeof(ObjectAddress));
+		ObjectAddressSet(*object, form->classid, form->objid);
+		members = lappend(members, object);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return members;
 }
 
 /*

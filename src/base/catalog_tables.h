@@ -31,6 +31,7 @@ typedef enum KaptureTable
 #define KAPTURE_ATTACHMENT_RELATION	2
 
 extern bool kapture_catalog_extension_exists(void);
+extern List *kapture_catalog_members(Oid extension, bool new);
 extern char *kapture_catalog_schema(void);
 extern char *kapture_catalog_qualify(const char *sql);
 extern Oid	kapture_catalog_relid(KaptureTable table);

@@ -5,21 +5,15 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/dependency.h"
-#include "catalog/indexing.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_depend.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -48,33 +42,6 @@ kapture_own_role(void)
 	return owner;
 }
 
-/* Returns the tables of the extension, as a list of oids in the current memory context. */
-static List *
-own_tables(void)
-{
-	Oid			extension = get_extension_oid(KAPTURE_EXTENSION, true);
-	Relation	depend = table_open(DependRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	List	   *tables = NIL;
-
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
-	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
-
-		if (form->deptype == DEPENDENCY_EXTENSION && form->classid == RelationRelationId &&
-			get_rel_relkind(form->objid) == RELKIND_RELATION)
-			tables = lappend_oid(tables, form->objid);
-	}
-	systable_endscan(scan);
-	table_close(depend, AccessShareLock);
-	return tables;
-}
-
 /*
  * Has the owner of the extension's tables the rights that statements on them need?  A superuser always has.  The
  * tables, or some of them, or their schema may have been given to somebody else since.  Then these statements fail,
@@ -85,7 +52,7 @@ kapture_own_may_run(void)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_ATTACHMENT);
 	Oid			owner;
-	List	   *tables;
+	List	   *members;
 	ListCell   *lc;
 	bool		may_run = true;
 
@@ -96,18 +63,21 @@ kapture_own_may_run(void)
 		return true;
 	if (object_aclcheck(NamespaceRelationId, get_rel_namespace(relid), owner, ACL_USAGE) != ACLCHECK_OK)
 		return false;
-	tables = own_tables();
-	foreach(lc, tables)
+	members = kapture_catalog_members(get_extension_oid(KAPTURE_EXTENSION, true), false);
+	foreach(lc, members)
 	{
+		const ObjectAddress *member = lfirst(lc);
 		AclMode		wanted = ACL_SELECT | ACL_INSERT | ACL_UPDATE | ACL_DELETE;
 
+		if (member->classId != RelationRelationId || get_rel_relkind(member->objectId) != RELKIND_RELATION)
+			continue;
 		/* policies let nobody but a table's owner write it */
-		relid = lfirst_oid(lc);
+		relid = member->objectId;
 		if (!object_ownercheck(RelationRelationId, relid, owner) ||
 			pg_class_aclmask(relid, owner, wanted, ACLMASK_ALL) != wanted)
 			may_run = false;
 	}
-	list_free(tables);
+	list_free_deep(members);
 	return may_run;
 }
 

@@ -13,16 +13,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_depend.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -117,41 +113,6 @@ kapture_keep_privileges(PG_FUNCTION_ARGS)
  * ------------------------------------------------------------------------
  */
 
-/*
- * Returns the relations and functions (ObjectAddress) that are members of the extension;
- * "new": those that the running script has made.
- */
-static List *
-privileges_members(Oid extension, bool new)
-{
-	List	   *members = NIL;
-	Relation	depend = table_open(DependRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(ExtensionRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(extension));
-	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, lengthof(keys), keys);
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend form = (Form_pg_depend) GETSTRUCT(tuple);
-		ObjectAddress *object;
-
-		if (form->deptype != DEPENDENCY_EXTENSION || (form->classid != RelationRelationId && form->classid != ProcedureRelationId))
-			continue;
-		/* CREATE OR REPLACE of an earlier member leaves this entry as it is */
-		if (new && !TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)))
-			continue;
-		object = palloc(sizeof(ObjectAddress));
-		ObjectAddressSet(*object, form->classid, form->objid);
-		members = lappend(members, object);
-	}
-	systable_endscan(scan);
-	table_close(depend, AccessShareLock);
-	return members;
-}
-
 /* Returns the privileges on a relation or function, in the current memory context; NULL: the built-in ones. */
 static Acl *
 privileges_of_member(const ObjectAddress *object, Oid *owner)
@@ -232,7 +193,7 @@ kapture_close_privileges(PG_FUNCTION_ARGS)
 	if (!creating_extension)
 		elog(ERROR, "not called by a script of an extension");
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &names, NULL, &nnames);
-	members = privileges_members(CurrentExtensionObject, true);
+	members = kapture_catalog_members(CurrentExtensionObject, true);
 	SPI_connect();
 	foreach(lc, members)
 	{
@@ -340,7 +301,7 @@ kapture_privileges_advise(const GrantStmt *stmt)
 
 	if (!stmt->is_grant || stmt->objtype != OBJECT_TABLE)
 		return;
-	foreach(lc, privileges_members(get_extension_oid(KAPTURE_EXTENSION, false), false))
+	foreach(lc, kapture_catalog_members(get_extension_oid(KAPTURE_EXTENSION, false), false))
 	{
 		const ObjectAddress *object = lfirst(lc);
 

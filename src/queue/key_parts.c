@@ -24,7 +24,6 @@
 
 #include "access/transam.h"
 #include "catalog/pg_type.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
@@ -183,17 +182,10 @@ parts_enter_transaction(KaptureKeyParts *parts)
 	if (SPI_processed > 0)
 	{
 		bool		isnull;
-		Datum	   *xids;
-		int			n;
 
 		parts->snapshot = datumCopy(kapture_statement_getattr(0, 1, &isnull), false, -1);
 		limit->xmax = U64FromFullTransactionId(DatumGetFullTransactionId(kapture_statement_getattr(0, 2, &isnull)));
-		deconstruct_array(DatumGetArrayTypeP(kapture_statement_getattr(0, 3, &isnull)), XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
-						  &xids, NULL, &n);
-		limit->xip = palloc(sizeof(uint64) * (n + 1));
-		limit->nxip = n;
-		for (int i = 0; i < n; i++)
-			limit->xip[i] = U64FromFullTransactionId(DatumGetFullTransactionId(xids[i]));
+		limit->xip = kapture_scan_xids(parts->transaction_context, kapture_statement_getattr(0, 3, &isnull), &limit->nxip);
 		parts_hide(limit, xact);
 	}
 	MemoryContextSwitchTo(old);

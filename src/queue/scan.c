@@ -97,6 +97,22 @@ kapture_scan_enter_range(KaptureScan *scan, int range)
 }
 
 /*
+ * Returns the "*n" transactions in an array of xid8, in "context", with room for one more.
+ */
+uint64 *
+kapture_scan_xids(MemoryContext context, Datum array, int *n)
+{
+	Datum	   *elems;
+	uint64	   *xids;
+
+	deconstruct_array(DatumGetArrayTypeP(array), XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &elems, NULL, n);
+	xids = MemoryContextAlloc(context, sizeof(uint64) * (*n + 1));
+	for (int i = 0; i < *n; i++)
+		xids[i] = U64FromFullTransactionId(DatumGetFullTransactionId(elems[i]));
+	return xids;
+}
+
+/*
  * Starts a pass: takes a snapshot, and works out which transactions are new in it.  To be
  * called within SPI.
  */
@@ -104,21 +120,12 @@ void
 kapture_scan_start(KaptureScan *scan)
 {
 	bool		isnull;
-	ArrayType  *array;
-	Datum	   *xids;
-	int			n;
 
 	kapture_statement_run(OUTBOX_SNAPSHOT, NULL, NULL, true);
 	scan->next_xmax = U64FromFullTransactionId(DatumGetFullTransactionId(kapture_statement_getattr(0, 1, &isnull)));
-	array = DatumGetArrayTypeP(kapture_statement_getattr(0, 2, &isnull));
-	deconstruct_array(array, XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &xids, NULL, &n);
-
 	if (scan->next_xip)
 		pfree(scan->next_xip);
-	scan->next_xip = MemoryContextAlloc(scan->context, sizeof(uint64) * (n + 1));
-	scan->nnext = n;
-	for (int i = 0; i < n; i++)
-		scan->next_xip[i] = U64FromFullTransactionId(DatumGetFullTransactionId(xids[i]));
+	scan->next_xip = kapture_scan_xids(scan->context, kapture_statement_getattr(0, 2, &isnull), &scan->nnext);
 
 	if (scan->ranges)
 		pfree(scan->ranges);

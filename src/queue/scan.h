@@ -74,6 +74,7 @@ extern void kapture_scan_init(KaptureScan *scan);
 extern void kapture_scan_free(KaptureScan *scan);
 extern void kapture_scan_enter_range(KaptureScan *scan, int range);
 extern void kapture_scan_start(KaptureScan *scan);
+extern uint64 *kapture_scan_xids(MemoryContext context, Datum array, int *n);
 extern void kapture_scan_start_before(KaptureScan *scan, const KaptureScanLimit *limit);
 extern void kapture_scan_end(KaptureScan *scan);
 extern void kapture_scan_range_values(Datum *values, int32 attachment_id, const KaptureScan *scan, int range);
