@@ -161,10 +161,14 @@ sub wait_for
 {
 	my ($condition, $what) = @_;
 	my $deadline = time + $PostgreSQL::Test::Utils::timeout_default;
+	my $begun = time;
 	until ($condition->())
 	{
 		die "timed out waiting for $what" if time > $deadline;
-		usleep(20_000);
+		# a look that starts a psql takes a processor from what is waited for
+		my $took = time - $begun;
+		usleep(1_000_000 * ($took < 0.01 ? 0.02 : $took < 0.1 ? 2 * $took : 0.2));
+		$begun = time;
 	}
 	return 1;
 }

@@ -1,5 +1,6 @@
 # Sweeps: known customers are asked for again, so that changes made in Kapture
 # arrive, whenever the customer was made.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

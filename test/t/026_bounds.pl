@@ -3,6 +3,7 @@
 #
 # From the environment:
 #	KAPTURE_PULL_WINDOWS	days of 2,000 customers each (default 20; script/test --long: 365)
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # What the worker makes of Kapture's answers: duplicates, refusals, bad keys,
 # throttling, failures; and the limits it keeps.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

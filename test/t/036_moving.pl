@@ -60,10 +60,8 @@ sub judge
 {
 	my ($name) = @_;
 	emulator_faults($emulator);
-	wait_for(sub {
-		sql("SELECT kapture_retry('customers')");
-		return sql("SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status") eq 't';
-	}, 'everything to be sent');
+	wait_for(sub { sql("SELECT kapture_retry('customers'); SELECT pending + in_flight + retrying + parked = 0 FROM kapture_status") =~ /^t\z/m },
+		'everything to be sent');
 	my %local = map { my $row = decode_json($_); ($row->{customer_name} => $row) } split /\n/, sql('SELECT row_to_json(c) FROM customers c');
 	my (@wrong, %seen);
 	foreach my $customer (@{ emulator_get($emulator, 'customers') })

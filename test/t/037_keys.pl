@@ -52,10 +52,8 @@ sub person
 
 sub settled
 {
-	wait_for(sub {
-		sql("SELECT kapture_retry('$_')") foreach @tables;
-		return sql("SELECT sum(pending + in_flight + retrying + parked) = 0 FROM kapture_status") eq 't';
-	}, 'everything to be sent');
+	my $retry = join '', map { "SELECT kapture_retry('$_');\n" } @tables;
+	wait_for(sub { sql("$retry SELECT sum(pending + in_flight + retrying + parked) = 0 FROM kapture_status") =~ /^t\z/m }, 'everything to be sent');
 	return;
 }
 
@@ -83,14 +81,10 @@ sub judge
 
 	emulator_faults($emulator);
 	settled();
-	foreach my $table (@tables)
+	foreach my $line (split /\n/, sql(join ' UNION ALL ', map { "SELECT to_jsonb(t) || '{\"table\": \"$_\"}' FROM $_ t" } @tables))
 	{
-		foreach my $line (split /\n/, sql("SELECT row_to_json(t) FROM $table t"))
-		{
-			my $row = decode_json($line);
-			$row->{table} = $table;
-			$local{ $row->{customer_name} } = $row;
-		}
+		my $row = decode_json($line);
+		$local{ $row->{customer_name} } = $row;
 	}
 	my %born = map { $_ => 1 } split /\n/, sql('SELECT name FROM born');
 	foreach my $customer (@{ emulator_get($emulator, 'customers') })

@@ -2,6 +2,7 @@
 # puller is made to fail, once and for ever: nothing else is held up, a row that is
 # to blame is parked with its reason, kapture_status says what is wrong, and no
 # process ends.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -2,6 +2,7 @@
 # if memory, sockets or descriptors had run out: a statement ends with an error that says so,
 # the next one in the same session succeeds, and the worker tries again without blaming a row,
 # a call or a server for it.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,6 +1,7 @@
 # More changes of keys than the worker holds in memory: commands that move all rows,
 # large transactions and many small ones, which the worker finds all at once.  Each row
 # arrives with its values, once, and the worker's memory is bounded.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # Answers that fuzzing found to be trouble, byte by byte as they came: each is an
 # error that says what is wrong, and the server lives on.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

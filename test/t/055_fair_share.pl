@@ -1,5 +1,6 @@
 # Owners who share a server take turns: nobody's rows or calls wait for all that
 # another one has queued, whether that are rows or calls.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # What is done about accounts that differ from the document, and what is
 # reported of that: Adds that are upserts.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,6 +1,7 @@
 # What small mistakes in the source would do that other tests do not notice: whose row
 # an answer is when others are locked, a retry of what is in flight, a time zone and a
 # key of PUBLIC that change.  (docs/dev/mutants.md)
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,6 +1,7 @@
 # A role with nothing but a table of its own, a server and a mapping learns
 # nothing of others, runs nothing as anybody else, sends nothing where it may
 # not, and holds nobody up.  (033_privileges.pl has the ordinary cases.)
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -5,6 +5,7 @@
 #	KAPTURE_FUZZ_CALLS		calls of each function (default 25)
 #	KAPTURE_FUZZ_SEED		repeats or varies the choices (default 1)
 #	KAPTURE_FUZZ_QUERIES	queries of sqlsmith (default 1500)
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,6 +1,7 @@
 # One tenant at its worst starves nobody: not by what its code does and calls in
 # the worker, not by locks, not by large values, not by what stays behind, nor by
 # all of it together.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 
@@ -313,14 +314,22 @@ sub stats_are_flushed
 	poll_ok($node, "SELECT n_tup_ins = (SELECT count(*) FROM kapture_history) FROM pg_stat_all_tables WHERE relname = 'kapture_history'", 'statistics are there');
 	return column_scans();
 }
-my $scans = stats_are_flushed();
-foreach my $i (1 .. 5)
+# 5 for these, 60 and more if all are read, which they may be where a process had too many messages
+# to take in: but not each time
+my $scans;
+foreach my $round (1 .. 3)
 {
-	mallory("ALTER TABLE mallory.m$i SET (fillfactor = 90)");
-	alice_is_served('60 more tables', 1);
+	my $before = stats_are_flushed();
+	foreach my $i (1 .. 5)
+	{
+		mallory("ALTER TABLE mallory.m$i SET (fillfactor = " . (80 + $round) . ")");
+		alice_is_served('60 more tables', 1);
+	}
+	$scans = stats_are_flushed() - $before;
+	note("$scans scans");
+	last if $scans < 60;
 }
-# 5 for these, 60 and more if all are read: once they may be, where a process had too many messages to take in
-cmp_ok(stats_are_flushed() - $scans, '<', 120, 'a change of one table has only that read again');
+cmp_ok($scans, '<', 60, 'a change of one table has only that read again');
 
 # definitions that change without end: each change has something read again, and the worker woken
 my @storms = map {

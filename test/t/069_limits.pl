@@ -1,5 +1,6 @@
 # max_connections and rate_limit hold for all processes of a database together,
 # and none of them starves another.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

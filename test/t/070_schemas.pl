@@ -5,6 +5,7 @@
 # "-- @tables": tables and rows, what a DBA writes to attach them, which customers
 # Kapture must hold then, which rows must be parked, which texts must never leave;
 # then changes, what must be there after them, and what they may cost.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # What is sent of a row, and what is not: rows that Kapture is known to refuse,
 # kapture_touch, and rows that share a customer.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

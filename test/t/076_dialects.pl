@@ -1,5 +1,6 @@
 # Accounts that want other names, nested bodies, arrays and headers: what is
 # sent in each way of sending, and that all of them work against such an account.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

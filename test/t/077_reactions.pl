@@ -1,6 +1,7 @@
 # What the worker makes of words that the vendor's document does not have, but
 # that accounts have been seen to answer: keys that have expired, bodies of
 # another form, duplicates by their id, customers that are added without an id.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

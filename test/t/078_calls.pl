@@ -1,5 +1,6 @@
 # kapture_call(): any API of the account, by name or path; and that no path leads
 # to another host.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

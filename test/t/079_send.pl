@@ -1,5 +1,6 @@
 # kapture_send(): calls that are sent after the commit of whoever sent them, once
 # or at least once, in the order of their references, with their sender's key.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

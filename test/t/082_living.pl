@@ -1,5 +1,6 @@
 # Living with a mapping: what is attached how, customers who are there already,
 # customers whose row is gone, other mappings; and the recipes of the page.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,5 +1,6 @@
 # What docs/ says is so: its SQL runs, its messages are in the source, the tests
 # and files that it names are there.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

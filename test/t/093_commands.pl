@@ -1,5 +1,6 @@
 # Each shell command of README and docs/ runs, or is known to be what another
 # test runs; one that nobody knows of fails this test.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 
@@ -88,6 +89,10 @@ my %commands = (
 	'script/test --pg 18' => sub {
 		has_option('test', '--pg');
 		like(slurp_file("$top/.ci/run"), qr{script/test .*--pg 18\b}, 'on PostgreSQL 18, too');
+	},
+	'script/test --pg 15 --pg 18 --divide' => sub {
+		has_option('test', '--divide');
+		like(slurp_file("$top/.ci/run"), qr{script/test --pg 15 --pg 18 --divide$}m, 'as continuous integration has it');
 	},
 	'script/test --long' => sub { has_option('test', '--long') },
 	'script/test --cassert' => sub { has_option('test', '--cassert') },

@@ -1,6 +1,7 @@
 # The folders of src/ are layers: a file includes its own folder's headers and
 # those of the folders below.  They are indented alike, and mark no text for
 # translation.  Needs no server.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

@@ -1,6 +1,7 @@
 # The model of the way of a row to Kapture (test/model/sync.pml, docs/dev/protocol.md),
 # explored exhaustively by spin: within its bounds nothing goes wrong, whatever fails
 # when; and each part that is taken out of the protocol is missed.  No server is started.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

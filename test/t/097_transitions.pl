@@ -5,6 +5,7 @@
 #
 #	KAPTURE_FAULT_SEED		repeats the choices of an earlier run
 #	KAPTURE_MOVING_ROUNDS	of the random part (default 5)
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 

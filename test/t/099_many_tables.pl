@@ -1,5 +1,6 @@
 # More attached tables than a worker that starts reads at once: it reads them in slices, the
 # tables of all owners in turn, and sends between two slices what it knows of by then.
+# The same on all versions of PostgreSQL (script/test --divide).
 use strict;
 use warnings;
 
