@@ -314,7 +314,7 @@ sub stats_are_flushed
 	poll_ok($node, "SELECT n_tup_ins = (SELECT count(*) FROM kapture_history) FROM pg_stat_all_tables WHERE relname = 'kapture_history'", 'statistics are there');
 	return column_scans();
 }
-# 5 for these, 60 and more if all are read, which they may be where a process had too many messages
+# some 50 for these, 60 more each time that all are read, which they may be where a process had too many messages
 # to take in: but not each time
 my $scans;
 foreach my $round (1 .. 3)
@@ -326,10 +326,9 @@ foreach my $round (1 .. 3)
 		alice_is_served('60 more tables', 1);
 	}
 	$scans = stats_are_flushed() - $before;
-	note("$scans scans");
-	last if $scans < 60;
+	last if $scans < 100;
 }
-cmp_ok($scans, '<', 60, 'a change of one table has only that read again');
+cmp_ok($scans, '<', 100, 'a change of one table has only that read again');
 
 # definitions that change without end: each change has something read again, and the worker woken
 my @storms = map {
