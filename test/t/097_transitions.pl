@@ -398,7 +398,7 @@ sub share_out
 	return is(scalar(grep { waitpid $_, 0; $? != 0 } @pids), 0, 'each cluster has come to an end');
 }
 
-foreach my $pass (1 .. 3)
+foreach my $pass (1 .. 6)
 {
 	my $began = time;
 	my $ended = share_out(
