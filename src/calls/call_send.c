@@ -22,6 +22,7 @@
 #include "base/catalog_tables.h"
 #include "base/compat.h"
 #include "base/owner_sql.h"
+#include "base/text.h"
 #include "base/version.h"
 #include "calls/module_call.h"
 #include "cluster/shmem.h"
@@ -68,18 +69,36 @@ send_retry(FunctionCallInfo fcinfo, int argno)
 	return retry;
 }
 
-/* Returns the body; its size is limited, as the worker holds many bodies in memory. */
+/* Raises an error for a body that is too large, in one form or the other. */
+pg_noreturn static void
+send_body_too_large(const char *form, size_t size)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("argument \"%s\" is too large", "body"),
+			 errdetail("The body has %zu bytes%s; at most %d are allowed.", size, form, SEND_MAX_BODY),
+			 errhint("Call the API with %s, which has no such limit.", "kapture_call()")));
+}
+
+/*
+ * Returns the body.  The worker holds many bodies in memory, as text, so both forms are
+ * limited: a number such as 1e100000 is small as jsonb only.  A body that cannot be sent as
+ * UTF-8 is refused here, as in the worker it would hold up the calls behind it.
+ */
 static Jsonb *
 send_body(FunctionCallInfo fcinfo, int argno)
 {
 	Jsonb	   *body = kapture_module_call_body(fcinfo, argno);
+	char	   *text;
+	size_t		len;
 
 	if (VARSIZE(body) > SEND_MAX_BODY)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("argument \"%s\" is too large", "body"),
-				 errdetail("The body has %zu bytes; at most %d are allowed.", (size_t) VARSIZE(body), SEND_MAX_BODY),
-				 errhint("Call the API with %s, which has no such limit.", "kapture_call()")));
+		send_body_too_large("", VARSIZE(body));
+	text = JsonbToCString(NULL, &body->root, VARSIZE(body));
+	pfree(kapture_text_to_utf8(text, &len));
+	pfree(text);
+	if (len > SEND_MAX_BODY)
+		send_body_too_large(" as text", len);
 	return body;
 }
 
@@ -87,8 +106,9 @@ send_body(FunctionCallInfo fcinfo, int argno)
  * kapture_send(api text, body jsonb, server name, reference text, retry text)
  * returns bigint
  *
- * Errors: 22004 and 22023 bad arguments; 54000 too large a body; those of
- * kapture_server_get(), kapture_server_require_key() and kapture_module_bind().
+ * Errors: 22004 and 22023 bad arguments; 54000 too large a body; 22021 or 22P05 one that cannot
+ * be UTF-8; those of kapture_server_get(), kapture_server_require_key() and
+ * kapture_module_bind().
  */
 Datum
 kapture_send_call(PG_FUNCTION_ARGS)

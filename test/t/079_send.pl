@@ -178,11 +178,25 @@ like(error_of(q(SELECT kapture_send('//evil.example/', '{}'))), qr/22023: path .
 like(error_of(q(SELECT kapture_send('ticket_add', NULL))), qr/22004/, 'no body');
 like(error_of(q(SELECT kapture_send('ticket_add', '1'))), qr/22023/, 'a body that is none');
 like(error_of(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', repeat('x', 1100000))))), qr/54000: argument "body" is too large/, 'one that is too large');
+# 48 kB as jsonb, 400 MB as text, which the worker would have in memory for each of its connections
+like(error_of(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', (SELECT jsonb_agg('1e131000'::jsonb) FROM generate_series(1, 3000)))))),
+	qr/54000: argument "body" is too large.*DETAIL:  The body has \d{9} bytes as text; at most 1048576 are allowed/s, 'one that is too large as text');
+like(error_of(q(SELECT kapture_send('ticket_add', jsonb_build_object('title', repeat(E'\\x01', 300000))))), qr/54000: .*1800\d+ bytes as text/s, 'or because of its escapes');
 like(error_of(q(SELECT kapture_send('ticket_add', '{}', NULL))), qr/22004/, 'no server');
 like(error_of(q(SELECT kapture_send('ticket_add', '{}', 'nowhere'))), qr/42704: server "nowhere" does not exist/, 'a server that is not there');
 like(error_of(q(SELECT kapture_send('ticket_add', '{}', reference => ''))), qr/22023: argument "reference"/, 'an empty reference');
 like(error_of(q(SELECT kapture_send('ticket_add', '{}', reference => repeat('x', 256)))), qr/22023: argument "reference"/, 'a long one');
 like(error_of(q(SELECT kapture_send('ticket_add', '{}', retry => 'never'))), qr/22023: invalid value for argument "retry": "never"/, 'another way to retry');
+
+# In an encoding that is none, a body may be no text at all; it must not stand before others.
+sql("CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'");
+$node->safe_psql('bytes', "CREATE EXTENSION kapture_sync; CREATE SERVER kapture FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}', allow_http 'true');
+CREATE USER MAPPING FOR CURRENT_USER SERVER kapture OPTIONS (auth_key '$key')");
+my (undef, undef, $not_text) = $node->psql('bytes', qq(\\set VERBOSITY verbose\nSELECT kapture_send('ticket_add', jsonb_build_object('title', E'\\xff'))));
+like($not_text, qr/22021: invalid byte sequence for encoding "UTF8": 0xff/, 'a body that is no text');
+$node->safe_psql('bytes', q(SELECT kapture_send('ticket_add', '{"title": "Bytes"}')));
+poll_ok($node, "SELECT count(*) = 1 AND bool_and(state = 'done') FROM kapture_calls", 'and others are sent', 'bytes');
+sql('DROP DATABASE bytes');
 
 # Roles: each has its own key and sees its own calls.
 sql(qq(CREATE ROLE alice; CREATE ROLE bob; CREATE ROLE counter IN ROLE pg_read_all_stats;
