@@ -146,33 +146,39 @@ kapture_call_queue_accounts(void)
 	return result;
 }
 
+/* A call that is not to be put in doubt, as those are that were asked for until this time. */
+#define CALLS_IS_SURE(until) "(retry = 'always' OR asked_at > " until ")"
+
 /*
  * Claims up to "limit" due calls of an account; returns a list of KaptureCall in the
  * current memory context, each in a child context of its own.  Calls that somebody has
- * locked are left out.
+ * locked are left out, and those that kapture_call_queue_doubt() with "doubt_until" has still
+ * to put in doubt.
  */
 List *
-kapture_call_queue_claim(const KaptureCallAccount *account, int limit)
+kapture_call_queue_claim(const KaptureCallAccount *account, int limit, TimestampTz doubt_until)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[4];
-	Datum		values[4];
+	Oid			types[5];
+	Datum		values[5];
 	List	   *result = NIL;
 
 	SPI_connect();
 	calls_account_values(account, types, values);
 	types[3] = INT4OID;
 	values[3] = Int32GetDatum(limit);
+	types[4] = TIMESTAMPTZOID;
+	values[4] = TimestampTzGetDatum(doubt_until);
 	calls_execute("UPDATE @.kapture_call_queue"
 				  " SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp()"
 				  " WHERE call_id = ANY (ARRAY(SELECT q.call_id FROM"
 				  " (SELECT call_id, sender, server, reference FROM @.kapture_call_queue"
-				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now()"
+				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now() AND " CALLS_IS_SURE("$5")
 				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW " FOR UPDATE SKIP LOCKED) AS q"
 				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
 				  " ORDER BY q.call_id LIMIT $4)) AND state = 'waiting'"
 				  " RETURNING call_id, attempts, failures, retry = 'always', server_oid, server_owner, body",
-				  4, types, values, NULL);
+				  5, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext own = AllocSetContextCreate(context, "kapture_sync call", ALLOCSET_SMALL_SIZES);
@@ -211,23 +217,25 @@ kapture_call_queue_shift(int64 jump)
 
 /*
  * Returns when the next waiting call of an account is due that is not behind an earlier one
- * with its reference; DT_NOEND if there is none.
+ * with its reference, nor still to be put in doubt; DT_NOEND if there is none.
  */
 TimestampTz
-kapture_call_queue_due(const KaptureCallAccount *account)
+kapture_call_queue_due(const KaptureCallAccount *account, TimestampTz doubt_until)
 {
-	Oid			types[3];
-	Datum		values[3];
+	Oid			types[4];
+	Datum		values[4];
 	TimestampTz due = DT_NOEND;
 
 	SPI_connect();
 	calls_account_values(account, types, values);
+	types[3] = TIMESTAMPTZOID;
+	values[3] = TimestampTzGetDatum(doubt_until);
 	calls_execute("SELECT next_attempt FROM"
 				  " (SELECT call_id, sender, server, reference, next_attempt FROM @.kapture_call_queue"
-				  " WHERE " CALLS_OF_ACCOUNT
+				  " WHERE " CALLS_OF_ACCOUNT " AND " CALLS_IS_SURE("$4")
 				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW ") AS q"
 				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
-				  " ORDER BY next_attempt LIMIT 1", 3, types, values, NULL);
+				  " ORDER BY next_attempt LIMIT 1", 4, types, values, NULL);
 	if (SPI_processed > 0)
 		due = DatumGetTimestampTz(calls_value(0, 1));
 	SPI_finish();
@@ -320,20 +328,26 @@ kapture_call_queue_give_up(const KaptureCallAccount *account, const char *messag
 }
 
 /*
- * Ends calls for which "condition" holds as unknown, unless they are to be sent always.
- * Returns the number for each server, a list of KaptureCallCount in the current memory
- * context.
+ * Whoever has a call locked, by an open transaction, keeps neither other calls from what
+ * follows, nor the worker: that call is left for another time, and *rest is set.
+ */
+
+/*
+ * Ends calls for which "condition" holds as unknown, unless they are to be sent always.  $1 is
+ * a time.  Returns the number for each server, a list of KaptureCallCount in the current
+ * memory context.
  */
 static List *
-calls_make_unknown(const char *condition, const char *message, int nargs, Oid *types, Datum *values)
+calls_make_unknown(const char *condition, const char *message, Oid *types, Datum *values)
 {
 	MemoryContext context = CurrentMemoryContext;
 	List	   *result = NIL;
 
 	SPI_connect();
 	calls_execute(psprintf("WITH u AS (UPDATE @.kapture_call_queue SET state = 'unknown', finished_at = clock_timestamp(), message = '%s'"
-						   " WHERE retry = 'unsent' AND %s RETURNING server)"
-						   " SELECT server::text, count(*) FROM u GROUP BY server", message, condition), nargs, types, values, NULL);
+						   " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE retry = 'unsent' AND %s"
+						   " FOR UPDATE SKIP LOCKED)) RETURNING server)"
+						   " SELECT server::text, count(*) FROM u GROUP BY server", message, condition), 1, types, values, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
@@ -348,19 +362,34 @@ calls_make_unknown(const char *condition, const char *message, int nargs, Oid *t
 	return result;
 }
 
+/* Are there calls for which "condition" holds?  $1 is a time. */
+static bool
+calls_any(const char *condition, Oid *types, Datum *values)
+{
+	return calls_run(psprintf("SELECT FROM @.kapture_call_queue WHERE %s LIMIT 1", condition), 1, types, values, NULL) > 0;
+}
+
+#define CALLS_ARE_LEFT		"state = 'sending' AND last_attempt <= $1"
+
 /*
- * Called as a worker starts: calls that an earlier worker had claimed may have been sent.
- * Returns the numbers of calls whose outcome is unknown, a list of KaptureCallCount.
+ * Called as a worker starts: calls that an earlier worker had claimed, until "began", may have
+ * been sent.  Returns the numbers of calls whose outcome is unknown, a list of KaptureCallCount.
  */
 List *
-kapture_call_queue_recover(void)
+kapture_call_queue_recover(TimestampTz began, bool *rest)
 {
-	List	   *unknown = calls_make_unknown("state = 'sending'", "the worker ended before there was an answer", 0, NULL, NULL);
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(began)};
+	List	   *unknown = calls_make_unknown(CALLS_ARE_LEFT, "the worker ended before there was an answer", types, values);
 
 	(void) calls_run("UPDATE @.kapture_call_queue SET state = 'waiting', next_attempt = now(), failures = failures + 1"
-					 " WHERE state = 'sending'", 0, NULL, NULL, NULL);
+					 " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE retry = 'always' AND " CALLS_ARE_LEFT
+					 " FOR UPDATE SKIP LOCKED))", 1, types, values, NULL);
+	*rest = calls_any(CALLS_ARE_LEFT, types, values);
 	return unknown;
 }
+
+#define CALLS_ARE_DOUBTED	"state IN ('waiting', 'sending') AND NOT " CALLS_IS_SURE("$1")
 
 /*
  * Another database, or another timeline of this one, may have sent the calls that were
@@ -368,14 +397,16 @@ kapture_call_queue_recover(void)
  * a list of KaptureCallCount.
  */
 List *
-kapture_call_queue_doubt(TimestampTz until)
+kapture_call_queue_doubt(TimestampTz until, bool *rest)
 {
 	Oid			types[1] = {TIMESTAMPTZOID};
 	Datum		values[1] = {TimestampTzGetDatum(until)};
+	List	   *unknown = calls_make_unknown(CALLS_ARE_DOUBTED,
+											 "the database is a copy, or was recovered to another point in time: the call may have been sent already",
+											 types, values);
 
-	return calls_make_unknown("state IN ('waiting', 'sending') AND asked_at <= $1",
-							  "the database is a copy, or was recovered to another point in time: the call may have been sent already",
-							  1, types, values);
+	*rest = calls_any(CALLS_ARE_DOUBTED, types, values);
+	return unknown;
 }
 
 /*

@@ -87,8 +87,10 @@ static dlist_head sender_in_flight = DLIST_STATIC_INIT(sender_in_flight);
 static dlist_head sender_to_record = DLIST_STATIC_INIT(sender_to_record);
 static uint64 sender_round = 0; /* of claims */
 static bool sender_look = true; /* there may be calls in the queue that we do not know of */
-static bool sender_recovered = false;
+static TimestampTz sender_began = 0;	/* calls claimed until then were claimed by an earlier worker */
+static bool sender_recovered = false;	/* all of those are recovered */
 static TimestampTz sender_doubted = DT_NOBEGIN; /* calls asked for until then have been put in doubt */
+static TimestampTz sender_doubt = DT_NOBEGIN;	/* those asked for until then still have to be: they must not be sent */
 static TimestampTz sender_not_before = 0;	/* after errors of the queue itself */
 static int	sender_errors = 0;
 static bool sender_in_trouble = false;	/* kapture_status shows, or may show, such an error */
@@ -311,7 +313,7 @@ sender_due(const CallAccount *account, int n, int room)
 
 	if (n >= room)
 		return 0;
-	due = kapture_call_queue_due(&account->key);
+	due = kapture_call_queue_due(&account->key, sender_doubt);
 	/* all due calls are locked by somebody */
 	if (n == 0 && due <= GetCurrentTransactionStartTimestamp())	/* SQL's now() */
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
@@ -362,7 +364,7 @@ sender_do_claim(void *arg)
 	room = sender_room(account);
 	claim->in_queue = true;
 	transaction = MemoryContextSwitchTo(claim->context);
-	claim->calls = kapture_call_queue_claim(&account->key, room);
+	claim->calls = kapture_call_queue_claim(&account->key, room, sender_doubt);
 	MemoryContextSwitchTo(transaction);
 	claim->due = sender_due(account, list_length(claim->calls), room);
 }
@@ -613,6 +615,7 @@ kapture_calls_claim(Worker *worker)
 	sender_context = worker->context;
 	if (!kapture_state_may_send(worker) || !worker->loaded || sender_not_before > now)
 		return;
+	sender_doubt = worker->origin.doubt_until > sender_doubted ? worker->origin.doubt_until : DT_NOBEGIN;
 	if (sender_look)
 	{
 		ErrorData  *error;
@@ -863,11 +866,37 @@ sender_do_version(void *arg)
 }
 
 /*
+ * Ends calls of which nobody knows whether they were sent.  Returns false if somebody has locked
+ * some of them, so that this is to be called again.
+ */
+static bool
+sender_end_unknown(Worker *worker)
+{
+	bool		rest = false;
+
+	if (sender_began == 0)
+		sender_began = GetCurrentTimestamp();
+	if (!sender_recovered)
+	{
+		sender_alert_unknown(kapture_call_queue_recover(sender_began, &rest));
+		sender_recovered = !rest;
+	}
+	if (worker->origin.state == KAPTURE_ORIGIN_OURS && worker->origin.doubt_until > sender_doubted)
+	{
+		sender_alert_unknown(kapture_call_queue_doubt(worker->origin.doubt_until, &rest));
+		if (rest)
+			return false;
+		sender_doubted = worker->origin.doubt_until;
+	}
+	return sender_recovered;
+}
+
+/*
  * Takes in changed settings.  Needs a transaction.  If no other worker serves this
  * database, calls that are found claimed were claimed by a process that is gone, and are
- * recovered.
+ * recovered.  Returns false if it is to be called again soon, as somebody has locked calls.
  */
-void
+bool
 kapture_calls_load(Worker *worker)
 {
 	dlist_iter	iter;
@@ -888,18 +917,11 @@ kapture_calls_load(Worker *worker)
 		FreeErrorData(error);
 	}
 	if (!worker->alone || !kapture_call_queue_exists())
-		return;
+		return true;
 	/* discarded calls have to expire, too */
 	if (worker->next_expiry == DT_NOEND)
 		worker->next_expiry = GetCurrentTimestamp();
-	if (!sender_recovered)
-		sender_alert_unknown(kapture_call_queue_recover());
-	sender_recovered = true;
-	if (worker->origin.state == KAPTURE_ORIGIN_OURS && worker->origin.doubt_until > sender_doubted)
-	{
-		sender_alert_unknown(kapture_call_queue_doubt(worker->origin.doubt_until));
-		sender_doubted = worker->origin.doubt_until;
-	}
+	return sender_end_unknown(worker);
 }
 
 /*

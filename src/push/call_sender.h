@@ -11,7 +11,7 @@
 #include "push/state.h"
 
 extern void kapture_calls_look(void);
-extern void kapture_calls_load(Worker *worker);
+extern bool kapture_calls_load(Worker *worker);
 extern bool kapture_calls_take(KaptureHttpRequest *request);
 extern void kapture_calls_ask_limiter(void);
 extern void kapture_calls_claim(Worker *worker);

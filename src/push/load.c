@@ -663,7 +663,8 @@ load_servers(Worker *worker)
 static void
 load_calls(void *arg)
 {
-	kapture_calls_load(arg);
+	if (!kapture_calls_load(arg))
+		load_later(arg);
 }
 
 static void

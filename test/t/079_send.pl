@@ -284,6 +284,24 @@ sql("SELECT kapture_discard_call($unknown)");
 poll_ok($node, "SELECT count(*) = 0 FROM kapture_calls WHERE call_id = $unknown", 'nor are those that are discarded, if nothing else is done');
 sql("ALTER SYSTEM RESET kapture_sync.history_retention; SELECT pg_reload_conf()");
 
+# Nor does whoever has a call locked that an earlier worker has claimed keep the next worker
+# from its own, or from telling these apart.
+emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Held' });
+my $held_before = ticket('Held before', q('other'));
+state_ok($held_before, 'sending', 'a call is being sent');
+my $renamer = $node->background_psql('postgres');
+$renamer->query_safe('BEGIN; ALTER SERVER other RENAME TO renamed');
+restart_worker($node, 'while somebody has the call locked');
+my $held_after = ticket('Held after');
+state_ok($held_after, 'sending', 'the next worker sends a call');
+$renamer->query_safe('ROLLBACK');
+$renamer->quit;
+state_ok($held_before, 'unknown', 'the outcome of the earlier one is not known');
+is(field($held_after, 'state'), 'sending', 'that of the other one is awaited');
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+state_ok($held_after, 'done', 'and comes');
+
 # In a copy of the database nothing is sent; once it is the original, what was asked
 # for before may have been sent already.
 sql('UPDATE kapture_origin SET system_identifier = 1');
@@ -295,6 +313,20 @@ sql('SELECT kapture_resume()');
 state_ok($copied, 'unknown', 'a call that the original may have sent is left to its sender');
 state_ok($copied_always, 'done', 'one that is to arrive at least once is sent');
 is(count_of('Copied'), 0, 'the other was not sent');
+
+# Whoever has a call locked then keeps no other call from being put in doubt.
+sql('UPDATE kapture_origin SET system_identifier = 1');
+restart_worker($node, 'a worker that finds a copy again');
+my ($locked, $unlocked) = (ticket('Copied and locked'), ticket('Copied beside it'));
+my $locker = $node->background_psql('postgres');
+$locker->query_safe("BEGIN; SELECT kapture_discard_call($locked)");
+sql('SELECT kapture_resume()');
+state_ok(ticket('After the copy'), 'done', 'a call that is made after that is sent at once');
+state_ok($unlocked, 'unknown', 'a call is put in doubt though another one is locked');
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+state_ok($locked, 'unknown', 'and so is that one, later');
+is(count_of('Copied and locked') + count_of('Copied beside it'), 0, 'neither was sent');
 emulator_faults($emulator, { api => 'ticket_add', match => 'Copied', %busy });
 sql("SELECT kapture_retry_call($copied)");
 poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $copied", 'its sender says that it is to be');
