@@ -219,11 +219,11 @@ claim_plan(Worker *worker, WorkerClaim *claim, List *deliveries)
  * again leave room for changes that were not tried yet.
  */
 static void
-claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
+claim_due(WorkerTable *table, int room, TimestampTz now, TimestampTz doubt_until, List **deliveries)
 {
 	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
 
-	kapture_delivery_claim_due(table->att->id, limit, now, table->well_since, deliveries);
+	kapture_delivery_claim_due(table->att->id, limit, now, table->well_since, doubt_until, deliveries);
 	if (list_length(*deliveries) < limit)
 		table->well_since = 0;
 	table->next_due = table->well_since != 0 ? now : kapture_delivery_next_due(table->att->id);
@@ -234,7 +234,7 @@ claim_due(WorkerTable *table, int room, TimestampTz now, List **deliveries)
 
 /* Takes as many rows from the queue as there is room for. */
 static void
-claim_take(WorkerClaim *claim, TimestampTz now)
+claim_take(WorkerClaim *claim, TimestampTz now, TimestampTz doubt_until)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
@@ -244,7 +244,7 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 
 	/* the probes of a server that is only probed are refused rows and untried ones in turn */
 	if (table->next_due <= now && !fresh)
-		claim_due(table, claim->room, now, &claim->deliveries);
+		claim_due(table, claim->room, now, doubt_until, &claim->deliveries);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
 		if (!table->scan.running)
@@ -254,7 +254,7 @@ claim_take(WorkerClaim *claim, TimestampTz now)
 		table->look = more || table->fresh;
 	}
 	if (fresh && claim->changes == NIL && table->next_due <= now)
-		claim_due(table, claim->room, now, &claim->deliveries);
+		claim_due(table, claim->room, now, doubt_until, &claim->deliveries);
 	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
 	if (claim->nrows == 1)
 		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
@@ -288,7 +288,7 @@ claim_do(void *arg)
 		return;
 	}
 	kapture_queue_follow(worker, table, &claim->moved);
-	claim_take(claim, claim->now);
+	claim_take(claim, claim->now, worker->origin.doubt_until);
 	claim_read_rows(table, claim->deliveries);
 	claim_read_rows(table, claim->changes);
 	transaction = MemoryContextSwitchTo(claim->context);

@@ -296,16 +296,17 @@ kapture_delivery_park_due(int32 attachment_id, const char *row_key, const char *
 /*
  * Claims at most "limit" rows whose next try is due "now", and appends them to *deliveries,
  * as kapture_delivery_claim() does.  If "well_since" is not 0, rows that failed and have
- * not been tried since then are claimed, too, whatever their delay.
+ * not been tried since then are claimed, too, whatever their delay.  Adds that were last tried
+ * until "doubt_until" are in doubt.
  */
 void
 kapture_delivery_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since,
-						   List **deliveries)
+						   TimestampTz doubt_until, List **deliveries)
 {
 	MemoryContext parent = CurrentMemoryContext;
-	Datum		values[5] = {Int32GetDatum(attachment_id), Int64GetDatum(limit),
+	Datum		values[6] = {Int32GetDatum(attachment_id), Int64GetDatum(limit),
 		TimestampTzGetDatum(well_since != 0 ? DT_NOEND : now), TimestampTzGetDatum(now),
-		TimestampTzGetDatum(well_since != 0 ? well_since : DT_NOBEGIN)};
+	TimestampTzGetDatum(well_since != 0 ? well_since : DT_NOBEGIN), TimestampTzGetDatum(doubt_until)};
 
 	SPI_connect();
 	kapture_statement_execute(OUTBOX_CLAIM_DUE, values, NULL);

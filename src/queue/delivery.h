@@ -83,7 +83,8 @@ extern KaptureDelivery *kapture_delivery_create(int32 attachment_id, const char 
 extern List *kapture_delivery_claim(List *deliveries, TimestampTz doubt_until);
 extern void kapture_delivery_park(KaptureDelivery *delivery, TimestampTz doubt_until, const char *error);
 extern bool kapture_delivery_park_due(int32 attachment_id, const char *row_key, const char *error);
-extern void kapture_delivery_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since, List **deliveries);
+extern void kapture_delivery_claim_due(int32 attachment_id, int limit, TimestampTz now, TimestampTz well_since,
+									   TimestampTz doubt_until, List **deliveries);
 extern void kapture_delivery_note_adds(List *deliveries);
 extern void kapture_delivery_note_links(List *deliveries);
 extern TimestampTz kapture_delivery_next_due(int32 attachment_id);

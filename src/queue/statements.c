@@ -41,6 +41,18 @@
 	" changed = CASE WHEN d.state = 'sending' THEN d.changed ELSE d.changed | EXCLUDED.changed END,"
 
 /*
+ * Is an Add of the delivery "d" in doubt, which was last tried until "until"?  Then it may have been sent
+ * elsewhere since, see origin.c, though nobody could note that while the delivery was locked.
+ */
+#define OUTBOX_IS_DOUBTED(d, until) \
+	d ".in_doubt IS NULL AND " d ".customer_id IS NULL AND " d ".last_attempt <= " until
+
+/* Adds a change as a new delivery would be sent, or as the delivery of a lost Add, by what was sent then. */
+#define OUTBOX_SENT(column) \
+	column " = CASE WHEN d.state = 'sending' OR (d.attempts > 0 AND (d.in_doubt IS NOT NULL OR (" OUTBOX_IS_DOUBTED("d", "$8") ")))" \
+	" THEN d." column " ELSE EXCLUDED." column " END,"
+
+/*
  * Forgets what Kapture has of the rows in "source", if the condition holds: a row that had left the filter may
  * have been sent again, so that its leaving is to be reported once more.
  */
@@ -201,9 +213,11 @@ const KaptureStatementText kapture_statements[] =
 		OUTBOX_OR_JOIN
 		" attempts = CASE WHEN d.state = 'sending' THEN d.attempts ELSE d.attempts + 1 END,"
 		" last_attempt = CASE WHEN d.state = 'sending' THEN d.last_attempt ELSE clock_timestamp() END,"
-		" sent_phone = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_phone ELSE EXCLUDED.sent_phone END,"
-		" sent_email = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_email ELSE EXCLUDED.sent_email END,"
-		" sent_code = CASE WHEN d.state = 'sending' OR (d.in_doubt IS NOT NULL AND d.attempts > 0) THEN d.sent_code ELSE EXCLUDED.sent_code END,"
+		OUTBOX_SENT("sent_phone")
+		OUTBOX_SENT("sent_email")
+		OUTBOX_SENT("sent_code")
+		" searches = CASE WHEN d.state <> 'sending' AND " OUTBOX_IS_DOUBTED("d", "$8") " THEN 0 ELSE d.searches END,"
+		" in_doubt = CASE WHEN d.state <> 'sending' AND " OUTBOX_IS_DOUBTED("d", "$8") " THEN now() ELSE d.in_doubt END,"
 		" next_attempt = NULL, state = 'sending', waits_for = NULL"
 		" RETURNING row_key, attempts, failures, changed, customer_id, in_doubt, again IS NOT NULL,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, false, sent_code, added_id",
@@ -226,8 +240,10 @@ const KaptureStatementText kapture_statements[] =
 		3, {INT4OID, TEXTOID, TEXTOID}
 	},
 	[OUTBOX_CLAIM_DUE] = {
-		"UPDATE @.kapture_delivery"
+		"UPDATE @.kapture_delivery AS d"
 		" SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp(),"
+		" searches = CASE WHEN " OUTBOX_IS_DOUBTED("d", "$6") " THEN 0 ELSE searches END,"
+		" in_doubt = CASE WHEN " OUTBOX_IS_DOUBTED("d", "$6") " THEN now() ELSE in_doubt END,"
 		" next_attempt = NULL"
 		" WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
 		" WHERE attachment_id = $1 AND state = 'retry' AND next_attempt <= $3"
@@ -235,7 +251,7 @@ const KaptureStatementText kapture_statements[] =
 		" ORDER BY attachment_id, next_attempt LIMIT $2 FOR UPDATE SKIP LOCKED))"
 		" RETURNING coalesce(row_key, old_key, ''), attempts, failures, changed, customer_id, in_doubt, false,"
 		" sent_phone, sent_email, searches, ctid, delivery_id, captured_at, row_key IS NULL, sent_code, added_id",
-		5, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+		6, {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[OUTBOX_NOTE_ADDS] = {
 		"UPDATE @.kapture_delivery AS d SET sent_phone = v.phone, sent_email = v.email, sent_code = v.code"

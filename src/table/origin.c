@@ -107,13 +107,17 @@ kapture_origin_forget_server(Oid serverid)
 /*
  * Marks rows that wait to be added as in doubt: they may have been added already.  And
  * makes all digests void: the original may have sent other values.
+ *
+ * Rows that somebody has locked, perhaps in a transaction that was prepared before a failover,
+ * are not waited for.  They are found to be in doubt when they are claimed (statements.c).
  */
 static void
 origin_doubt(void)
 {
 	kapture_origin_forget_digests();
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET in_doubt = pg_catalog.now(), searches = 0"
-							   " WHERE customer_id IS NULL AND in_doubt IS NULL", 0, NULL, NULL);
+							   " WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_delivery"
+							   " WHERE customer_id IS NULL AND in_doubt IS NULL FOR UPDATE SKIP LOCKED))", 0, NULL, NULL);
 }
 
 /*

@@ -12,6 +12,8 @@ use Test::More;
 
 my $emulator = start_emulator();
 my $node = new_node('main', has_archiving => 1, allows_streaming => 1);
+$node->append_conf('postgresql.conf', 'max_prepared_transactions = 10');
+$node->restart;
 shorthand($node, $emulator, qw(sql));
 setup_sync($node, $emulator);
 create_customers($node);
@@ -72,27 +74,39 @@ insert(41, 41, 'restored');
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'its triggers capture', 'restored');
 sql("DROP DATABASE restored");
 
-# --- back to an earlier time
+# --- back to an earlier time, at which somebody had prepared to retry or to discard rows
 $adds = stats()->{adds};
+emulator_faults($emulator, map { { match => $_, action => 'status', code => 400, body => '{"message": "No", "status": "failed"}' } } 'Row 49', 'Row 50');
+insert(49, 50);
+poll_ok($node, "SELECT count(*) = 2 FROM kapture_failures WHERE state = 'parked'", 'two rows are refused');
+my ($retried, $kept) = split /\n/, sql("SELECT id FROM customers WHERE kapture_customer_id IS NULL ORDER BY phone");
+emulator_faults($emulator);
 sql("SELECT kapture_pause('customers')");
 insert(51, 60);
+sql("BEGIN; SELECT kapture_retry('customers', '$retried'); PREPARE TRANSACTION 'retry'");
+sql("BEGIN; SELECT kapture_discard('customers', '$kept'); PREPARE TRANSACTION 'discard'");
 $node->backup('backup');
+my $end_prepared = "COMMIT PREPARED 'retry'; ROLLBACK PREPARED 'discard'; UPDATE customers SET customer_name = 'Kept' WHERE id = $kept";
+sql($_) foreach split /; /, $end_prepared;
 sql("SELECT kapture_resume('customers')");
 poll_ok($node, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'what waited is sent');
-is(stats()->{adds} - $adds, 10, 'all ten');
+is(stats()->{adds} - $adds, 12, 'all twelve');
+my $refusals = stats()->{duplicate_refusals};
 $node->stop('immediate');
 my $restored = PostgreSQL::Test::Cluster->new('restored');
 $restored->init_from_backup($node, 'backup', has_restoring => 1, standby => 0);
 $restored->append_conf('postgresql.conf', "recovery_target = 'immediate'\nrecovery_target_action = 'promote'\n");
 $restored->start;
 $restored->poll_query_until('postgres', "SELECT NOT pg_is_in_recovery()");
-is($restored->safe_psql('postgres', "SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL"), '10', 'a restore to an earlier time has them as waiting');
-poll_ok($restored, "SELECT count(*) = 10 AND bool_and(api = 'get') FROM customers AS c, kapture_preview('customers', c.id::text) WHERE kapture_customer_id IS NULL", 'each is shown to be searched for first');
+is($restored->safe_psql('postgres', "SELECT count(*) FROM customers WHERE kapture_customer_id IS NULL"), '12', 'a restore to an earlier time has them as waiting');
+poll_ok($restored, "SELECT count(*) = 10 AND bool_and(api = 'get') FROM customers AS c, kapture_preview('customers', c.id::text) WHERE kapture_customer_id IS NULL AND id NOT IN ($retried, $kept)", 'each is shown to be searched for first');
 $restored->safe_psql('postgres', "SELECT kapture_resume('customers')");
-poll_ok($restored, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'they get their ids');
+poll_ok($restored, "SELECT count(*) = count(kapture_customer_id) + 2 FROM customers", 'they get their ids, and do not wait for what is prepared');
+$restored->safe_psql('postgres', $_) foreach split /; /, $end_prepared;
+poll_ok($restored, "SELECT count(*) = count(kapture_customer_id) FROM customers", 'and so do the others when that has ended');
 poll_ok($restored, $idle, 'and are done');
-is(stats()->{adds} - $adds, 10, 'without being added again');
-is(stats()->{duplicate_refusals}, 0, 'or offered');
+is(stats()->{adds} - $adds, 12, 'without being added again');
+is(stats()->{duplicate_refusals}, $refusals, 'or offered');
 $restored->stop;
 $node->start;
 
