@@ -203,7 +203,8 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit, Timestamp
 
 /*
  * The system's clock was set by "jump" microseconds: shifts the times of waiting calls, so
- * that they wait as long as before.
+ * that they wait as long as before.  Those that somebody has locked keep their times, as
+ * everything else would have to wait for that transaction.
  */
 void
 kapture_call_queue_shift(int64 jump)
@@ -212,7 +213,8 @@ kapture_call_queue_shift(int64 jump)
 	Datum		values[] = {Int64GetDatum(jump)};
 
 	(void) kapture_own_execute("UPDATE @.kapture_call_queue SET next_attempt = next_attempt + $1 * interval '1 microsecond'"
-							   " WHERE state = 'waiting' AND next_attempt > '-infinity'", 1, types, values);
+							   " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue"
+							   " WHERE state = 'waiting' AND next_attempt > '-infinity' FOR UPDATE SKIP LOCKED))", 1, types, values);
 }
 
 /*

@@ -133,7 +133,8 @@ kapture_pull_state_end(const char *server, TimestampTz next_pull)
 
 /*
  * Moves times that are waited for by "jump" microseconds, by which the system's clock was
- * set, so that they are waited for as long as before.
+ * set, so that they are waited for as long as before.  What somebody has locked keeps its
+ * times, as all pulls would have to wait for that transaction.
  */
 void
 kapture_pull_state_shift(int64 jump)
@@ -141,9 +142,11 @@ kapture_pull_state_shift(int64 jump)
 	Oid			types[] = {INT8OID};
 	Datum		values[] = {Int64GetDatum(jump)};
 
-	(void) kapture_own_execute("UPDATE @.kapture_pull SET next_pull = next_pull + $1 * interval '1 microsecond'", 1, types, values);
+	(void) kapture_own_execute("UPDATE @.kapture_pull SET next_pull = next_pull + $1 * interval '1 microsecond'"
+							   " WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_pull FOR UPDATE SKIP LOCKED))", 1, types, values);
 	(void) kapture_own_execute("UPDATE @.kapture_inbox SET next_attempt = next_attempt + $1 * interval '1 microsecond'"
-							   " WHERE state = 'waiting'", 1, types, values);
+							   " WHERE ctid = ANY (ARRAY(SELECT ctid FROM @.kapture_inbox"
+							   " WHERE state = 'waiting' FOR UPDATE SKIP LOCKED))", 1, types, values);
 }
 
 /*

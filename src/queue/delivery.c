@@ -746,7 +746,8 @@ kapture_delivery_unpark(const int32 *attachments, const int64 *deliveries, int n
 
 /*
  * The system's clock was set by "jump" microseconds: shifts the times of waiting
- * deliveries, so that they wait as long as before.
+ * deliveries, so that they wait as long as before.  Those that somebody has locked keep their
+ * times, as all others would have to wait for that transaction.
  */
 void
 kapture_delivery_shift(int64 jump)
@@ -755,7 +756,8 @@ kapture_delivery_shift(int64 jump)
 	Datum		values[] = {Int64GetDatum(jump)};
 
 	(void) kapture_own_execute("UPDATE @.kapture_delivery SET next_attempt = next_attempt + $1 * interval '1 microsecond',"
-							   " in_doubt = in_doubt + $1 * interval '1 microsecond' WHERE state = 'retry'", 1, types, values);
+							   " in_doubt = in_doubt + $1 * interval '1 microsecond' WHERE ctid = ANY (ARRAY(SELECT ctid"
+							   " FROM @.kapture_delivery WHERE state = 'retry' FOR UPDATE SKIP LOCKED))", 1, types, values);
 }
 
 /*

@@ -500,6 +500,13 @@ sub clocks
 	}
 	fresh();
 	sql("ALTER SERVER kapture OPTIONS (ADD rate_limit '200', ADD pull_interval '1s')");
+	# whoever has a call locked keeps nothing from following the clock
+	sql("CREATE SERVER away FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:1', allow_http 'true');
+CREATE USER MAPPING FOR CURRENT_USER SERVER away OPTIONS (auth_key 'nobody')");
+	my $call = sql(q(SELECT kapture_send('ticket_add', '{"title": "Away"}', 'away')));
+	poll_ok($node, "SELECT state = 'waiting' AND attempts > 0 FROM kapture_calls WHERE call_id = $call", 'a call waits for its next try');
+	my $locker = $node->background_psql('postgres');
+	$locker->query_safe("BEGIN; SELECT kapture_discard_call($call)");
 	my $log = -s $node->logfile;
 	foreach my $by (-3600, 0, 3600, 0)
 	{
@@ -518,6 +525,8 @@ sub clocks
 		# with a clock that is behind, what is new at Kapture's is in the future
 		poll_ok($node, 'SELECT NOT EXISTS (SELECT kapture_customer_id FROM customers EXCEPT SELECT id FROM kapture_customers)', "$what: customers are pulled") if $by >= 0;
 	}
+	$locker->query_safe('COMMIT');
+	$locker->quit;
 	like(slurp_file($node->logfile, $log), qr/the system clock was set back by 3600 s; the worker of database "postgres" starts anew/, 'the log says so');
 	return;
 }
