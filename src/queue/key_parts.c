@@ -90,7 +90,8 @@ parts_note_tid(PartsPart *part, ItemPointer tid)
 		part->tids = part->tids ? repalloc(part->tids, sizeof(Datum) * part->maxtids) : palloc(sizeof(Datum) * part->maxtids);
 	}
 	part->tids[part->ntids] = PointerGetDatum(palloc(sizeof(ItemPointerData)));
-	ItemPointerCopy(tid, (ItemPointer) DatumGetPointer(part->tids[part->ntids++]));
+	ItemPointerCopy(tid, (ItemPointer) DatumGetPointer(part->tids[part->ntids]));
+	part->ntids++;
 }
 
 /* Takes the entries of a part out of the outbox, and returns its events; NULL if there are none. */
