@@ -330,14 +330,9 @@ kapture_call_queue_give_up(const KaptureCallAccount *account, const char *messag
 }
 
 /*
- * Whoever has a call locked, by an open transaction, keeps neither other calls from what
- * follows, nor the worker: that call is left for another time, and *rest is set.
- */
-
-/*
- * Ends calls for which "condition" holds as unknown, unless they are to be sent always.  $1 is
- * a time.  Returns the number for each server, a list of KaptureCallCount in the current
- * memory context.
+ * Ends calls for which "condition" holds as unknown, unless they are to be sent always or
+ * somebody has them locked.  $1 is a time.  Returns the number for each server, a list of
+ * KaptureCallCount in the current memory context.
  */
 static List *
 calls_make_unknown(const char *condition, const char *message, Oid *types, Datum *values)
@@ -376,6 +371,7 @@ calls_any(const char *condition, Oid *types, Datum *values)
 /*
  * Called as a worker starts: calls that an earlier worker had claimed, until "began", may have
  * been sent.  Returns the numbers of calls whose outcome is unknown, a list of KaptureCallCount.
+ * Sets *rest if somebody has some of them locked, so that this is to be called again.
  */
 List *
 kapture_call_queue_recover(TimestampTz began, bool *rest)
@@ -396,7 +392,7 @@ kapture_call_queue_recover(TimestampTz began, bool *rest)
 /*
  * Another database, or another timeline of this one, may have sent the calls that were
  * asked for until "until".  Returns the numbers of calls whose outcome is unknown for that,
- * a list of KaptureCallCount.
+ * a list of KaptureCallCount, and sets *rest, as kapture_call_queue_recover() does.
  */
 List *
 kapture_call_queue_doubt(TimestampTz until, bool *rest)

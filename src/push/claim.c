@@ -219,22 +219,24 @@ claim_plan(Worker *worker, WorkerClaim *claim, List *deliveries)
  * again leave room for changes that were not tried yet.
  */
 static void
-claim_due(WorkerTable *table, int room, TimestampTz now, TimestampTz doubt_until, List **deliveries)
+claim_due(WorkerClaim *claim)
 {
-	int			limit = table->well_since != 0 && table->look ? Max(room / 2, 1) : room;
+	WorkerTable *table = claim->table;
+	int			limit = table->well_since != 0 && table->look ? Max(claim->room / 2, 1) : claim->room;
 
-	kapture_delivery_claim_due(table->att->id, limit, now, table->well_since, doubt_until, deliveries);
-	if (list_length(*deliveries) < limit)
+	kapture_delivery_claim_due(table->att->id, limit, claim->now, table->well_since, table->worker->origin.doubt_until,
+							   &claim->deliveries);
+	if (list_length(claim->deliveries) < limit)
 		table->well_since = 0;
-	table->next_due = table->well_since != 0 ? now : kapture_delivery_next_due(table->att->id);
+	table->next_due = table->well_since != 0 ? claim->now : kapture_delivery_next_due(table->att->id);
 	/* somebody has locked the row that is due */
-	if (list_length(*deliveries) < limit && table->next_due <= now)
-		table->next_due = TimestampTzPlusMilliseconds(now, KAPTURE_LOCKED_RETRY);
+	if (list_length(claim->deliveries) < limit && table->next_due <= claim->now)
+		table->next_due = TimestampTzPlusMilliseconds(claim->now, KAPTURE_LOCKED_RETRY);
 }
 
 /* Takes as many rows from the queue as there is room for. */
 static void
-claim_take(WorkerClaim *claim, TimestampTz now, TimestampTz doubt_until)
+claim_take(WorkerClaim *claim)
 {
 	WorkerTable *table = claim->table;
 	MemoryContext transaction = MemoryContextSwitchTo(claim->context);
@@ -243,8 +245,8 @@ claim_take(WorkerClaim *claim, TimestampTz now, TimestampTz doubt_until)
 	bool		more = false;
 
 	/* the probes of a server that is only probed are refused rows and untried ones in turn */
-	if (table->next_due <= now && !fresh)
-		claim_due(table, claim->room, now, doubt_until, &claim->deliveries);
+	if (table->next_due <= claim->now && !fresh)
+		claim_due(claim);
 	if (table->look && list_length(claim->deliveries) < claim->room)
 	{
 		if (!table->scan.running)
@@ -253,8 +255,8 @@ claim_take(WorkerClaim *claim, TimestampTz now, TimestampTz doubt_until)
 							claim->room - list_length(claim->deliveries), &claim->changes, &more);
 		table->look = more || table->fresh;
 	}
-	if (fresh && claim->changes == NIL && table->next_due <= now)
-		claim_due(table, claim->room, now, doubt_until, &claim->deliveries);
+	if (fresh && claim->changes == NIL && table->next_due <= claim->now)
+		claim_due(claim);
 	claim->nrows = list_length(claim->deliveries) + list_length(claim->changes);
 	if (claim->nrows == 1)
 		claim->row_key = pstrdup(((KaptureDelivery *) linitial(claim->deliveries ? claim->deliveries : claim->changes))->row_key);
@@ -288,7 +290,7 @@ claim_do(void *arg)
 		return;
 	}
 	kapture_queue_follow(worker, table, &claim->moved);
-	claim_take(claim, claim->now, worker->origin.doubt_until);
+	claim_take(claim);
 	claim_read_rows(table, claim->deliveries);
 	claim_read_rows(table, claim->changes);
 	transaction = MemoryContextSwitchTo(claim->context);

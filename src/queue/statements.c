@@ -45,11 +45,11 @@
  * elsewhere since, see origin.c, though nobody could note that while the delivery was locked.
  */
 #define OUTBOX_IS_DOUBTED(d, until) \
-	d ".in_doubt IS NULL AND " d ".customer_id IS NULL AND " d ".last_attempt <= " until
+	"(" d ".in_doubt IS NULL AND " d ".customer_id IS NULL AND " d ".last_attempt <= " until ")"
 
 /* Adds a change as a new delivery would be sent, or as the delivery of a lost Add, by what was sent then. */
 #define OUTBOX_SENT(column) \
-	column " = CASE WHEN d.state = 'sending' OR (d.attempts > 0 AND (d.in_doubt IS NOT NULL OR (" OUTBOX_IS_DOUBTED("d", "$8") ")))" \
+	column " = CASE WHEN d.state = 'sending' OR (d.attempts > 0 AND (d.in_doubt IS NOT NULL OR " OUTBOX_IS_DOUBTED("d", "$8") "))" \
 	" THEN d." column " ELSE EXCLUDED." column " END,"
 
 /*
