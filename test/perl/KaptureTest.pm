@@ -16,6 +16,7 @@ use IO::Select;
 use IPC::Open3 qw(open3);
 use IPC::Run ();
 use JSON::PP;
+use List::Util qw(max min);
 use POSIX qw(strftime);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -166,8 +167,7 @@ sub wait_for
 	{
 		die "timed out waiting for $what" if time > $deadline;
 		# a look that starts a psql takes a processor from what is waited for
-		my $took = time - $begun;
-		usleep(1_000_000 * ($took < 0.01 ? 0.02 : $took < 0.1 ? 2 * $took : 0.2));
+		usleep(1_000_000 * max(0.02, min(0.2, 2 * (time - $begun))));
 		$begun = time;
 	}
 	return 1;
