@@ -148,10 +148,15 @@ sub disk_of_tables
 	return;
 }
 
-# The server ends, as PostgreSQL does then.
+# The server ends, as PostgreSQL does then.  (No checkpoint may make room: on a slow
+# machine each would be done before the rows reach the end of the disk.)
 sub disk_of_wal
 {
 	my ($node) = @_;
+	$node->append_conf('postgresql.conf', "max_wal_size = 1GB\ncheckpoint_timeout = 1h");
+	$node->reload;
+	poll_ok($node, "SELECT current_setting('max_wal_size') = '1GB'", 'no checkpoint is due any more', 'sync');
+	$node->safe_psql('sync', 'CHECKPOINT');
 	my $ballast = fill("$dir/wal");
 	my $pid = $node->{_pid};
 	my ($rc, $out, $err);
@@ -163,6 +168,7 @@ sub disk_of_wal
 	is($rc, 2, 'the disk of the WAL is full: the session ends');
 	wait_for(sub { !kill 0, $pid }, 'the end of the server');
 	unlink $ballast;
+	$node->append_conf('postgresql.conf', "max_wal_size = 4MB\ncheckpoint_timeout = 5min");
 	$node->_update_pid(0);
 	$node->start;
 	goes_on($node, 'the disk of the WAL', 'sync');
