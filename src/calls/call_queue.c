@@ -149,20 +149,47 @@ kapture_call_queue_accounts(void)
 /* A call that is not to be put in doubt, as those are that were asked for until this time. */
 #define CALLS_IS_SURE(until) "(retry = 'always' OR asked_at > " until ")"
 
+#define CALLS_DOUBT \
+	"'the database is a copy, or was recovered to another point in time: the call may have been sent already'"
+
+/* Makes a KaptureCall, in a child context of its own, of a row of the last result. */
+static KaptureCall *
+calls_make(uint64 row)
+{
+	MemoryContext own = AllocSetContextCreate(CurrentMemoryContext, "kapture_sync call", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(own);
+	KaptureCall *call = palloc(sizeof(KaptureCall));
+
+	call->context = own;
+	call->id = DatumGetInt64(calls_value(row, 2));
+	call->attempts = DatumGetInt32(calls_value(row, 3));
+	call->failures = DatumGetInt32(calls_value(row, 4));
+	call->always = DatumGetBool(calls_value(row, 5));
+	call->server_oid = DatumGetObjectId(calls_value(row, 6));
+	call->server_owner = DatumGetObjectId(calls_value(row, 7));
+	call->body = DatumGetJsonbPCopy(calls_value(row, 8));
+	MemoryContextSwitchTo(old);
+	return call;
+}
+
 /*
  * Claims up to "limit" due calls of an account; returns a list of KaptureCall in the
  * current memory context, each in a child context of its own.  Calls that somebody has
- * locked are left out, and those that kapture_call_queue_doubt() with "doubt_until" has still
- * to put in doubt.
+ * locked are left out.
+ *
+ * Of them, those that were asked for until "doubt_until" end as unknown, as by
+ * kapture_call_queue_doubt(), which has not seen them: they were locked then, or not committed
+ * yet, as in a transaction that was prepared.  Sets *unknown to their number.
  */
 List *
-kapture_call_queue_claim(const KaptureCallAccount *account, int limit, TimestampTz doubt_until)
+kapture_call_queue_claim(const KaptureCallAccount *account, int limit, TimestampTz doubt_until, int *unknown)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid			types[5];
 	Datum		values[5];
 	List	   *result = NIL;
 
+	*unknown = 0;
 	SPI_connect();
 	calls_account_values(account, types, values);
 	types[3] = INT4OID;
@@ -170,32 +197,26 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit, Timestamp
 	types[4] = TIMESTAMPTZOID;
 	values[4] = TimestampTzGetDatum(doubt_until);
 	calls_execute("UPDATE @.kapture_call_queue"
-				  " SET state = 'sending', attempts = attempts + 1, last_attempt = clock_timestamp()"
+				  " SET state = CASE WHEN " CALLS_IS_SURE("$5") " THEN 'sending' ELSE 'unknown' END,"
+				  " attempts = CASE WHEN " CALLS_IS_SURE("$5") " THEN attempts + 1 ELSE attempts END,"
+				  " last_attempt = CASE WHEN " CALLS_IS_SURE("$5") " THEN clock_timestamp() ELSE last_attempt END,"
+				  " message = CASE WHEN " CALLS_IS_SURE("$5") " THEN message ELSE " CALLS_DOUBT " END,"
+				  " finished_at = CASE WHEN NOT " CALLS_IS_SURE("$5") " THEN clock_timestamp() END"
 				  " WHERE call_id = ANY (ARRAY(SELECT q.call_id FROM"
 				  " (SELECT call_id, sender, server, reference FROM @.kapture_call_queue"
-				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now() AND " CALLS_IS_SURE("$5")
+				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now()"
 				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW " FOR UPDATE SKIP LOCKED) AS q"
 				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
 				  " ORDER BY q.call_id LIMIT $4)) AND state = 'waiting'"
-				  " RETURNING call_id, attempts, failures, retry = 'always', server_oid, server_owner, body",
+				  " RETURNING state = 'sending', call_id, attempts, failures, retry = 'always', server_oid, server_owner, body",
 				  5, types, values, NULL);
+	MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		MemoryContext own = AllocSetContextCreate(context, "kapture_sync call", ALLOCSET_SMALL_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(own);
-		KaptureCall *call = palloc(sizeof(KaptureCall));
-
-		call->context = own;
-		call->id = DatumGetInt64(calls_value(i, 1));
-		call->attempts = DatumGetInt32(calls_value(i, 2));
-		call->failures = DatumGetInt32(calls_value(i, 3));
-		call->always = DatumGetBool(calls_value(i, 4));
-		call->server_oid = DatumGetObjectId(calls_value(i, 5));
-		call->server_owner = DatumGetObjectId(calls_value(i, 6));
-		call->body = DatumGetJsonbPCopy(calls_value(i, 7));
-		MemoryContextSwitchTo(context);
-		result = lappend(result, call);
-		MemoryContextSwitchTo(old);
+		if (DatumGetBool(calls_value(i, 1)))
+			result = lappend(result, calls_make(i));
+		else
+			(*unknown)++;
 	}
 	SPI_finish();
 	return result;
@@ -219,25 +240,23 @@ kapture_call_queue_shift(int64 jump)
 
 /*
  * Returns when the next waiting call of an account is due that is not behind an earlier one
- * with its reference, nor still to be put in doubt; DT_NOEND if there is none.
+ * with its reference; DT_NOEND if there is none.
  */
 TimestampTz
-kapture_call_queue_due(const KaptureCallAccount *account, TimestampTz doubt_until)
+kapture_call_queue_due(const KaptureCallAccount *account)
 {
-	Oid			types[4];
-	Datum		values[4];
+	Oid			types[3];
+	Datum		values[3];
 	TimestampTz due = DT_NOEND;
 
 	SPI_connect();
 	calls_account_values(account, types, values);
-	types[3] = TIMESTAMPTZOID;
-	values[3] = TimestampTzGetDatum(doubt_until);
 	calls_execute("SELECT next_attempt FROM"
 				  " (SELECT call_id, sender, server, reference, next_attempt FROM @.kapture_call_queue"
-				  " WHERE " CALLS_OF_ACCOUNT " AND " CALLS_IS_SURE("$4")
+				  " WHERE " CALLS_OF_ACCOUNT
 				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW ") AS q"
 				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
-				  " ORDER BY next_attempt LIMIT 1", 4, types, values, NULL);
+				  " ORDER BY next_attempt LIMIT 1", 3, types, values, NULL);
 	if (SPI_processed > 0)
 		due = DatumGetTimestampTz(calls_value(0, 1));
 	SPI_finish();
@@ -341,7 +360,7 @@ calls_make_unknown(const char *condition, const char *message, Oid *types, Datum
 	List	   *result = NIL;
 
 	SPI_connect();
-	calls_execute(psprintf("WITH u AS (UPDATE @.kapture_call_queue SET state = 'unknown', finished_at = clock_timestamp(), message = '%s'"
+	calls_execute(psprintf("WITH u AS (UPDATE @.kapture_call_queue SET state = 'unknown', finished_at = clock_timestamp(), message = %s"
 						   " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE retry = 'unsent' AND %s"
 						   " FOR UPDATE SKIP LOCKED)) RETURNING server)"
 						   " SELECT server::text, count(*) FROM u GROUP BY server", message, condition), 1, types, values, NULL);
@@ -378,7 +397,7 @@ kapture_call_queue_recover(TimestampTz began, bool *rest)
 {
 	Oid			types[1] = {TIMESTAMPTZOID};
 	Datum		values[1] = {TimestampTzGetDatum(began)};
-	List	   *unknown = calls_make_unknown(CALLS_ARE_LEFT, "the worker ended before there was an answer", types, values);
+	List	   *unknown = calls_make_unknown(CALLS_ARE_LEFT, "'the worker ended before there was an answer'", types, values);
 
 	(void) calls_run("UPDATE @.kapture_call_queue SET state = 'waiting', next_attempt = now(), failures = failures + 1"
 					 " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE retry = 'always' AND " CALLS_ARE_LEFT
@@ -387,24 +406,19 @@ kapture_call_queue_recover(TimestampTz began, bool *rest)
 	return unknown;
 }
 
-#define CALLS_ARE_DOUBTED	"state IN ('waiting', 'sending') AND NOT " CALLS_IS_SURE("$1")
-
 /*
  * Another database, or another timeline of this one, may have sent the calls that were
  * asked for until "until".  Returns the numbers of calls whose outcome is unknown for that,
- * a list of KaptureCallCount, and sets *rest, as kapture_call_queue_recover() does.
+ * a list of KaptureCallCount.  Calls that somebody has locked, and those that are not committed
+ * yet, are left to kapture_call_queue_claim().
  */
 List *
-kapture_call_queue_doubt(TimestampTz until, bool *rest)
+kapture_call_queue_doubt(TimestampTz until)
 {
 	Oid			types[1] = {TIMESTAMPTZOID};
 	Datum		values[1] = {TimestampTzGetDatum(until)};
-	List	   *unknown = calls_make_unknown(CALLS_ARE_DOUBTED,
-											 "the database is a copy, or was recovered to another point in time: the call may have been sent already",
-											 types, values);
 
-	*rest = calls_any(CALLS_ARE_DOUBTED, types, values);
-	return unknown;
+	return calls_make_unknown("state IN ('waiting', 'sending') AND NOT " CALLS_IS_SURE("$1"), CALLS_DOUBT, types, values);
 }
 
 /*

@@ -53,15 +53,15 @@ typedef struct KaptureCallCount
 
 extern bool kapture_call_queue_exists(void);
 extern List *kapture_call_queue_accounts(void);
-extern List *kapture_call_queue_claim(const KaptureCallAccount *account, int limit, TimestampTz doubt_until);
+extern List *kapture_call_queue_claim(const KaptureCallAccount *account, int limit, TimestampTz doubt_until, int *unknown);
 extern void kapture_call_queue_shift(int64 jump);
-extern TimestampTz kapture_call_queue_due(const KaptureCallAccount *account, TimestampTz doubt_until);
+extern TimestampTz kapture_call_queue_due(const KaptureCallAccount *account);
 extern void kapture_call_queue_settle(const KaptureCall *call, const KaptureCallOutcome *outcome);
 extern void kapture_call_queue_explain(const KaptureCallAccount *account, const char *message);
 extern uint64 kapture_call_queue_follow(const KaptureCallAccount *account);
 extern uint64 kapture_call_queue_give_up(const KaptureCallAccount *account, const char *message);
 extern List *kapture_call_queue_recover(TimestampTz began, bool *rest);
-extern List *kapture_call_queue_doubt(TimestampTz until, bool *rest);
+extern List *kapture_call_queue_doubt(TimestampTz until);
 extern TimestampTz kapture_call_queue_expire(void);
 
 #endif							/* KAPTURE_CALL_QUEUE_H */

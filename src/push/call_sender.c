@@ -90,7 +90,7 @@ static bool sender_look = true; /* there may be calls in the queue that we do no
 static TimestampTz sender_began = 0;	/* calls claimed until then were claimed by an earlier worker */
 static bool sender_recovered = false;	/* all of those are recovered */
 static TimestampTz sender_doubted = DT_NOBEGIN; /* calls asked for until then have been put in doubt */
-static TimestampTz sender_doubt = DT_NOBEGIN;	/* those asked for until then still have to be: they must not be sent */
+static TimestampTz sender_doubt = DT_NOBEGIN;	/* calls asked for until then may have been sent elsewhere */
 static TimestampTz sender_not_before = 0;	/* after errors of the queue itself */
 static int	sender_errors = 0;
 static bool sender_in_trouble = false;	/* kapture_status shows, or may show, such an error */
@@ -313,7 +313,7 @@ sender_due(const CallAccount *account, int n, int room)
 
 	if (n >= room)
 		return 0;
-	due = kapture_call_queue_due(&account->key, sender_doubt);
+	due = kapture_call_queue_due(&account->key);
 	/* all due calls are locked by somebody */
 	if (n == 0 && due <= GetCurrentTransactionStartTimestamp())	/* SQL's now() */
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPTURE_LOCKED_RETRY);
@@ -339,6 +339,7 @@ sender_do_claim(void *arg)
 	const KaptureServer *settings;
 	MemoryContext transaction;
 	char	   *hopeless = sender_hopeless(&account->key);
+	int			unknown;
 	int			room;
 
 	claim->in_queue = hopeless != NULL;
@@ -364,9 +365,11 @@ sender_do_claim(void *arg)
 	room = sender_room(account);
 	claim->in_queue = true;
 	transaction = MemoryContextSwitchTo(claim->context);
-	claim->calls = kapture_call_queue_claim(&account->key, room, sender_doubt);
+	claim->calls = kapture_call_queue_claim(&account->key, room, sender_doubt, &unknown);
 	MemoryContextSwitchTo(transaction);
-	claim->due = sender_due(account, list_length(claim->calls), room);
+	if (unknown > 0)
+		kapture_alert_calls(account->key.server, "unknown", unknown);
+	claim->due = sender_due(account, list_length(claim->calls) + unknown, room);
 }
 
 static void
@@ -615,7 +618,7 @@ kapture_calls_claim(Worker *worker)
 	sender_context = worker->context;
 	if (!kapture_state_may_send(worker) || !worker->loaded || sender_not_before > now)
 		return;
-	sender_doubt = worker->origin.doubt_until > sender_doubted ? worker->origin.doubt_until : DT_NOBEGIN;
+	sender_doubt = worker->origin.doubt_until;
 	if (sender_look)
 	{
 		ErrorData  *error;
@@ -867,7 +870,7 @@ sender_do_version(void *arg)
 
 /*
  * Ends calls of which nobody knows whether they were sent.  Returns false if somebody has locked
- * some of them, so that this is to be called again.
+ * some that an earlier worker had claimed, so that this is to be called again.
  */
 static bool
 sender_end_unknown(Worker *worker)
@@ -883,9 +886,7 @@ sender_end_unknown(Worker *worker)
 	}
 	if (worker->origin.state == KAPTURE_ORIGIN_OURS && worker->origin.doubt_until > sender_doubted)
 	{
-		sender_alert_unknown(kapture_call_queue_doubt(worker->origin.doubt_until, &rest));
-		if (rest)
-			return false;
+		sender_alert_unknown(kapture_call_queue_doubt(worker->origin.doubt_until));
 		sender_doubted = worker->origin.doubt_until;
 	}
 	return sender_recovered;

@@ -327,6 +327,18 @@ $locker->query_safe('ROLLBACK');
 $locker->quit;
 state_ok($locked, 'unknown', 'and so is that one, later');
 is(count_of('Copied and locked') + count_of('Copied beside it'), 0, 'neither was sent');
+
+# Nor is sent what is committed only then, as the original may have committed it, too.
+sql('UPDATE kapture_origin SET system_identifier = 1');
+restart_worker($node, 'a worker that finds a copy once more');
+my @prepared = map { sql("BEGIN; SELECT kapture_send('ticket_add', '{\"title\": \"Copied and prepared $_\"}', 'kapture', retry => '$_'); PREPARE TRANSACTION '$_'") } qw(unsent always);
+sql('SELECT kapture_resume()');
+state_ok(ticket('After that copy'), 'done', 'calls of this database are sent');
+sql("COMMIT PREPARED '$_'") foreach qw(unsent always);
+state_ok($prepared[0], 'unknown', 'a call whose transaction was prepared before is put in doubt as it is committed');
+like(field($prepared[0], 'message'), qr/the database is a copy/, 'which says why');
+state_ok($prepared[1], 'done', 'one that is to arrive at least once is sent');
+is(count_of('Copied and prepared unsent'), 0, 'the other was not sent, either');
 emulator_faults($emulator, { api => 'ticket_add', match => 'Copied', %busy });
 sql("SELECT kapture_retry_call($copied)");
 poll_ok($node, "SELECT state = 'waiting' AND http_status = 429 FROM kapture_calls WHERE call_id = $copied", 'its sender says that it is to be');
