@@ -232,7 +232,7 @@ my $lonely = ticket('Lonely', q('other'));
 poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 FROM kapture_calls WHERE call_id = $lonely", 'a call waits for a key');
 sql('DROP USER MAPPING FOR CURRENT_USER SERVER other');
 poll_ok($node, "SELECT message LIKE '%has no user mapping for server \"other\"' FROM kapture_calls WHERE call_id = $lonely", 'it says that there is none any more');
-sql(qq(DROP SERVER other CASCADE; CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key '$key')));
+sql(qq(BEGIN; DROP SERVER other CASCADE; CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key '$key')); COMMIT));
 poll_ok($node, "SELECT state = 'failed' AND message LIKE 'server \"other\" is another one%' FROM kapture_calls WHERE call_id = $lonely",
 	'it does not go to another server of the name');
 is(count_of('Lonely'), 0, 'which has not seen it');
