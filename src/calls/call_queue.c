@@ -28,8 +28,11 @@
 #include "base/user_code.h"
 #include "calls/call_queue.h"
 
-/* So many waiting calls of an account are looked through for those that may be sent now. */
-#define CALLS_WINDOW		"1000"
+/*
+ * So many waiting calls of an account are looked through for those that may be sent now: if all of
+ * them are behind others, that takes some tens of milliseconds.
+ */
+#define CALLS_WINDOW		"5000"
 
 /* Calls given up, or removed, at a time. */
 #define CALLS_SLICE			1000
@@ -202,12 +205,14 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit, Timestamp
 				  " last_attempt = CASE WHEN " CALLS_IS_SURE("$5") " THEN clock_timestamp() ELSE last_attempt END,"
 				  " message = CASE WHEN " CALLS_IS_SURE("$5") " THEN message ELSE " CALLS_DOUBT " END,"
 				  " finished_at = CASE WHEN NOT " CALLS_IS_SURE("$5") " THEN clock_timestamp() END"
-				  " WHERE call_id = ANY (ARRAY(SELECT q.call_id FROM"
+				  " WHERE call_id = ANY (ARRAY(SELECT call_id FROM"
 				  " (SELECT call_id, sender, server, reference FROM @.kapture_call_queue"
 				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now()"
-				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW " FOR UPDATE SKIP LOCKED) AS q"
+				  " ORDER BY sender, server, api, call_id LIMIT " CALLS_WINDOW ") AS q"
+	/* only those that are claimed are locked, not all that are looked through */
+				  " JOIN @.kapture_call_queue AS claimed USING (call_id)"
 				  " WHERE q.reference IS NULL OR NOT " CALLS_IS_BEHIND("q")
-				  " ORDER BY q.call_id LIMIT $4)) AND state = 'waiting'"
+				  " ORDER BY call_id LIMIT $4 FOR UPDATE OF claimed SKIP LOCKED)) AND state = 'waiting'"
 				  " RETURNING state = 'sending', call_id, attempts, failures, retry = 'always', server_oid, server_owner, body",
 				  5, types, values, NULL);
 	MemoryContextSwitchTo(context);

@@ -226,13 +226,28 @@ is(as('alice', "SELECT count(*) FROM kapture_call_status WHERE sender = 'bob'::r
 sql('DROP OWNED BY bob; DROP ROLE bob');
 poll_ok($node, "SELECT state = 'failed' AND message LIKE 'the role that sent it, %, was dropped' FROM kapture_calls WHERE call_id = $his", 'the calls of a role that is dropped fail');
 
+# Thousands of calls behind one that stands still keep no other call waiting.
+sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");
+emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => 'Stuck' });
+my $stuck = ticket('Stuck', q('kapture'), q('stuck'));
+state_ok($stuck, 'sending', 'a call stands still');
+sql(q(SELECT kapture_send('ticket_add', '{"title": "Behind"}', 'kapture', 'stuck') FROM generate_series(1, 3000)), 'postgres');
+state_ok(ticket('Beside', q('kapture'), q('beside')), 'done', 'one with another reference is sent beside it');
+state_ok(ticket('Without'), 'done', 'and one without');
+is(sql(q(SELECT count(*) FROM kapture_calls WHERE state = 'waiting' AND reference = 'stuck')), 3000, 'those behind it wait');
+sql(q(SELECT kapture_discard_call(call_id) FROM kapture_calls WHERE state = 'waiting' AND reference = 'stuck'));
+emulator_faults($emulator);
+emulator_post($emulator, 'release', {});
+state_ok($stuck, 'done', 'it goes on');
+sql("ALTER SERVER kapture OPTIONS (SET timeout '2s')");
+
 # Servers: held while it is not known how to reach them, failed when they are gone.
 sql(qq(CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key 'wrong')));
 my $lonely = ticket('Lonely', q('other'));
 poll_ok($node, "SELECT state = 'waiting' AND http_status = 401 FROM kapture_calls WHERE call_id = $lonely", 'a call waits for a key');
 sql('DROP USER MAPPING FOR CURRENT_USER SERVER other');
 poll_ok($node, "SELECT message LIKE '%has no user mapping for server \"other\"' FROM kapture_calls WHERE call_id = $lonely", 'it says that there is none any more');
-sql(qq(BEGIN; DROP SERVER other CASCADE; CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key '$key')); COMMIT));
+sql(qq(BEGIN; DROP SERVER other CASCADE; CREATE SERVER other FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url '$emulator->{url}'); CREATE USER MAPPING FOR CURRENT_USER SERVER other OPTIONS (auth_key '$key'); COMMIT));
 poll_ok($node, "SELECT state = 'failed' AND message LIKE 'server \"other\" is another one%' FROM kapture_calls WHERE call_id = $lonely",
 	'it does not go to another server of the name');
 is(count_of('Lonely'), 0, 'which has not seen it');
