@@ -29,10 +29,10 @@
 #include "calls/call_queue.h"
 
 /*
- * So many waiting calls of an account are looked through for those that may be sent now: if all of
- * them are behind others, that takes some tens of milliseconds.
+ * So many waiting calls of an account are looked through for those that may be sent now.  If most of
+ * them are behind others, as where one reference orders all, that is done for each call.
  */
-#define CALLS_WINDOW		"5000"
+#define CALLS_WINDOW		"1000"
 
 /* Calls given up, or removed, at a time. */
 #define CALLS_SLICE			1000
