@@ -8,6 +8,9 @@ CREATE FUNCTION @extschema@.kapture_library_version() RETURNS text
 LANGUAGE C STABLE PARALLEL SAFE STRICT AS 'MODULE_PATHNAME', 'kapture_library_version';
 COMMENT ON FUNCTION @extschema@.kapture_library_version() IS 'version of the extension that the loaded library works with';
 
+-- Transactions that have written their changes are waited for here, where none of them waits for what is locked below.
+LOCK TABLE @extschema@.kapture_outbox IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE @extschema@.kapture_attachment
 	ALTER COLUMN id_column DROP NOT NULL,
 	ADD COLUMN pull boolean NOT NULL DEFAULT false,

@@ -545,7 +545,7 @@ notes_insert_index_entries(Relation outbox, NotesIndexes *indexes, TupleTableSlo
 }
 
 static void
-notes_end_indexes(NotesIndexes *indexes, LOCKMODE release)
+notes_end_indexes(NotesIndexes *indexes)
 {
 	if (indexes->rri)
 	{
@@ -554,12 +554,12 @@ notes_end_indexes(NotesIndexes *indexes, LOCKMODE release)
 		return;
 	}
 	for (int i = 0; i < indexes->n; i++)
-		index_close(indexes->rels[i], release);
+		index_close(indexes->rels[i], NoLock);
 }
 
 /* Writes the entries from "first" on. */
 static void
-notes_write(Relation outbox, int first, LOCKMODE release)
+notes_write(Relation outbox, int first)
 {
 	NotesIndexes indexes;
 	TupleTableSlot *slots[NOTES_MAX_PACKS];
@@ -596,7 +596,7 @@ notes_write(Relation outbox, int first, LOCKMODE release)
 
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
-	notes_end_indexes(&indexes, release);
+	notes_end_indexes(&indexes);
 	MemoryContextDelete(chunk);
 }
 
@@ -622,10 +622,13 @@ notes_want_snapshot(Relation outbox, int first)
 
 /*
  * Opens the outbox and writes the entries from "first" on; returns false if there is no outbox.
- * "release": the lock to release at once; NoLock if the transaction is about to end.
+ *
+ * The locks are kept until the transaction ends, also if it is prepared.  Whoever builds an index
+ * anew beside it (REINDEX CONCURRENTLY), or writes the table anew, knows by these locks of entries
+ * that it cannot see yet, and waits.  Otherwise they would be left out, and never sent.
  */
 static bool
-notes_write_out(int first, LOCKMODE release)
+notes_write_out(int first)
 {
 	Oid			relid = kapture_catalog_relid(KAPTURE_TABLE_OUTBOX);
 	Relation	outbox;
@@ -639,29 +642,11 @@ notes_write_out(int first, LOCKMODE release)
 	bare = !ActiveSnapshotSet() && notes_want_snapshot(outbox, first);
 	if (bare)
 		PushActiveSnapshot(GetTransactionSnapshot());
-	notes_write(outbox, first, release);
+	notes_write(outbox, first);
 	if (bare)
 		PopActiveSnapshot();
-	table_close(outbox, release);
+	table_close(outbox, NoLock);
 	return true;
-}
-
-/* Writes what the current subtransaction has captured, see kapture_notes_flush(). */
-static void
-notes_flush(LOCKMODE release)
-{
-	SubTransactionId subid = GetCurrentSubTransactionId();
-	int			first = notes_npacks;
-
-	while (first > 0 && notes_packs[first - 1].subid == subid &&
-		   notes_packs[first - 1].writer == InvalidSubTransactionId)
-		first--;
-	if (first == notes_npacks)
-		return;
-	(void) notes_write_out(first, release);
-	for (int i = first; i < notes_npacks; i++)
-		notes_free(&notes_packs[i]);
-	notes_npacks = first;
 }
 
 /*
@@ -672,7 +657,18 @@ notes_flush(LOCKMODE release)
 void
 kapture_notes_flush(void)
 {
-	notes_flush(RowExclusiveLock);
+	SubTransactionId subid = GetCurrentSubTransactionId();
+	int			first = notes_npacks;
+
+	while (first > 0 && notes_packs[first - 1].subid == subid &&
+		   notes_packs[first - 1].writer == InvalidSubTransactionId)
+		first--;
+	if (first == notes_npacks)
+		return;
+	(void) notes_write_out(first);
+	for (int i = first; i < notes_npacks; i++)
+		notes_free(&notes_packs[i]);
+	notes_npacks = first;
 }
 
 /*
@@ -706,7 +702,7 @@ notes_write_for_parent(SubTransactionId subid, SubTransactionId parent)
 	while (first > 0 && notes_packs[first - 1].writer == InvalidSubTransactionId &&
 		   (notes_packs[first - 1].subid == subid || notes_packs[first - 1].subid == parent))
 		first--;
-	if (first == notes_npacks || !notes_write_out(first, RowExclusiveLock))
+	if (first == notes_npacks || !notes_write_out(first))
 		return;
 	for (int i = first; i < notes_npacks; i++)
 		notes_packs[i].writer = subid;
@@ -809,9 +805,8 @@ notes_xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_PRE_PREPARE:
 			notes_settle_leaving();
 			notes_seal();
-			/* a commit releases all locks at once; a prepared transaction would keep them until it ends */
 			if (notes_npacks > 0)
-				notes_flush(event == XACT_EVENT_PRE_COMMIT ? NoLock : RowExclusiveLock);
+				kapture_notes_flush();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:

@@ -171,15 +171,33 @@ in_indexes_ok('those that are ready');
 is(captured(), 'phone phone phone', 'changes are captured all the while');
 sql('DROP INDEX waiting');
 
-# --- a transaction that is prepared keeps nobody from the outbox
+# --- indexes that are built beside transactions that have written entries: these are waited for, as nothing shows the entries before
 sql('ALTER SYSTEM SET max_prepared_transactions = 2');
 $session->quit;
 $other->quit;
 $node->restart;
-sql("BEGIN; UPDATE customers SET phone = 'prepared' WHERE id = 1; PREPARE TRANSACTION 'p'");
-is(sql("SELECT count(*) FROM pg_locks WHERE relation IN ('kapture_outbox'::regclass, 'kapture_outbox_scan'::regclass) AND pid IS DISTINCT FROM pg_backend_pid()"),
-	'0', 'a prepared transaction holds no lock of the outbox');
-sql("COMMIT PREPARED 'p'");
-is(captured(), 'phone', 'and is captured');
+sql("INSERT INTO customers SELECT i, 'Many', '9', 'Pune', 'n' FROM generate_series(2, 300) i; DELETE FROM kapture_outbox");
+my %writers = (
+	'a prepared transaction' => sub { sql("BEGIN; UPDATE customers SET phone = 'prepared' WHERE id = 1; PREPARE TRANSACTION 'p'"); return sub { sql("COMMIT PREPARED 'p'") } },
+	'one with more changes than are kept in memory' => sub {
+		my $long = $node->background_psql('postgres');
+		$long->query_safe(q(BEGIN; DO $$ BEGIN FOR i IN 1 .. 300 LOOP
+IF i % 2 = 0 THEN UPDATE customers SET customer_name = 'long' WHERE id = i; ELSE UPDATE customers SET phone = 'long' WHERE id = i; END IF; END LOOP; END $$));
+		return sub { $long->query_safe('COMMIT'); $long->quit };
+	});
+foreach my $name (sort keys %writers)
+{
+	my $commit = $writers{$name}->();
+	$builder = $node->background_psql('postgres');
+	$builder_pid = $builder->query_safe('SELECT pg_backend_pid()');
+	$builder->query_until(qr/builds/, "\\echo builds\nREINDEX TABLE CONCURRENTLY kapture_outbox;\n");
+	my $has_ended = "state = 'idle' AND query LIKE 'REINDEX%'";
+	poll_ok($node, "SELECT $has_ended OR wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $builder_pid", "indexes are built beside $name");
+	$commit->();
+	poll_ok($node, "SELECT $has_ended FROM pg_stat_activity WHERE pid = $builder_pid", 'and are there in the end');
+	$builder->quit;
+	in_indexes_ok($name);
+	is(captured(), 'phone', 'and is captured');
+}
 $node->stop;
 done_testing();
