@@ -230,6 +230,19 @@ wayside_notice(Node *stmt)
 	}
 }
 
+/*
+ * A prepared transaction that creates the extension cannot ask for a worker, which would not find
+ * the extension yet.  So whoever commits it does.
+ */
+static void
+wayside_notice_prepared(Node *stmt)
+{
+	if (IsA(stmt, TransactionStmt) && ((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED &&
+		kapture_shmem_available() && kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0 &&
+		kapture_catalog_extension_exists())
+		kapture_shmem_request_worker_at_commit();
+}
+
 /* May a statement give an object another name or schema, or a value of an enumerated type another name? */
 static bool
 wayside_renames(Node *stmt)
@@ -811,6 +824,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 		wayside_command = outer;
 	}
 	PG_END_TRY();
+	wayside_notice_prepared(pstmt->utilityStmt);
 	/* the command itself may have given the tables away */
 	if (!follows_it || !wayside_can_follow(pstmt->utilityStmt, toplevel))
 		return;

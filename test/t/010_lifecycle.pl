@@ -105,6 +105,13 @@ kill 'CONT', $pid;
 poll_ok($node, $serves, 'a worker comes, though nobody could note that it was asked for', 'empty1');
 $node->safe_psql('empty1', 'DROP EXTENSION kapture_sync');
 
+# created in a transaction that is prepared
+poll_ok($node, "SELECT ($workers) = 1", 'a database has neither extension nor worker');
+$node->safe_psql('empty1', "BEGIN; CREATE EXTENSION kapture_sync; PREPARE TRANSACTION 'made'");
+$node->safe_psql('empty1', "COMMIT PREPARED 'made'");
+poll_ok($node, $serves, 'COMMIT PREPARED of CREATE EXTENSION starts a worker', 'empty1');
+$node->safe_psql('empty1', 'DROP EXTENSION kapture_sync');
+
 # killed in the midst of work, and its cluster with it
 emulator_faults($emulator, { api => 'add', action => 'delay', ms => 20 });
 $node->safe_psql('postgres', "INSERT INTO customers (customer_name, phone) SELECT 'Killed ' || i, (9300000000 + i)::text FROM generate_series(1, 500) i");
