@@ -11,7 +11,7 @@
  * The hook also
  *
  * - wakes the workers after commands that may end what they wait for: changes of servers,
- *   user mappings and tables, DROP EXTENSION, and COMMIT PREPARED, which makes changes
+ *   user mappings, tables and roles, DROP EXTENSION, and COMMIT PREPARED, which makes changes
  *   visible without running through the capturing session;
  * - has mappings follow renamed columns, however that came about (renaming an attribute of
  *   a type renames those of its tables; an access hook sees each);
@@ -194,6 +194,10 @@ wayside_notice(Node *stmt)
 		case T_DropUserMappingStmt:
 		case T_GrantStmt:
 			kapture_shmem_wake_all_at_commit();
+			break;
+		case T_GrantRoleStmt:
+		case T_AlterRoleStmt:
+			kapture_shmem_wake_for_roles_at_commit();
 			break;
 		case T_AlterTableStmt:
 		case T_CreateForeignTableStmt:

@@ -167,6 +167,7 @@ static uint64 shmem_changed[SHMEM_CHANGED_WORDS];	/* attached tables that have c
 static uint64 shmem_announced[SHMEM_CHANGED_WORDS];	/* those of which more than rows has changed */
 static bool shmem_calls_pending = false;	/* wake the worker even if it does not listen for rows */
 static bool shmem_settings_pending = false; /* wake the puller, too */
+static bool shmem_roles_pending = false;	/* wake those of other databases, too */
 static bool shmem_request_pending = false;
 static bool shmem_relist_pending = false;
 static bool shmem_blocking = false; /* we keep workers away from a database until the transaction ends */
@@ -341,7 +342,8 @@ shmem_take(pg_atomic_uint64 *slot, uint64 *words)
 static void
 shmem_forget_pending(void)
 {
-	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_request_pending = shmem_relist_pending = false;
+	shmem_wake_pending = shmem_calls_pending = shmem_settings_pending = shmem_roles_pending = false;
+	shmem_request_pending = shmem_relist_pending = false;
 	memset(shmem_changed, 0, sizeof(shmem_changed));
 	memset(shmem_announced, 0, sizeof(shmem_announced));
 }
@@ -352,6 +354,22 @@ shmem_tell_changed(ShmemSlot *slot)
 {
 	shmem_tell(slot->changed, shmem_changed);
 	shmem_tell(slot->announced, shmem_announced);
+}
+
+/* Wakes the processes of all other databases, to take in invalidations.  The caller holds the lock. */
+static void
+shmem_wake_others(void)
+{
+	for (int i = 0; i < shmem->nslots; i++)
+	{
+		ShmemSlot  *slot = &shmem->slots[i];
+
+		if (slot->state != KAPTURE_SLOT_RUNNING || slot->dbid == MyDatabaseId)
+			continue;
+		(void) pg_atomic_exchange_u32(&slot->work, 1);
+		if (slot->proc)
+			SetLatch(&slot->proc->procLatch);
+	}
 }
 
 /*
@@ -428,6 +446,8 @@ shmem_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLeve
 		if (slot->proc && (shmem_settings_pending || shmem_calls_pending || pg_atomic_read_u32(&slot->listening) != 0))
 			SetLatch(&slot->proc->procLatch);
 	}
+	if (shmem_roles_pending)
+		shmem_wake_others();
 	if (shmem_request_pending)
 		shmem_post_request(MyDatabaseId);
 	if (shmem_relist_pending)
@@ -476,6 +496,17 @@ kapture_shmem_wake_for_definitions_at_commit(void)
 {
 	if (shmem_arm())
 		shmem_wake_pending = true;
+}
+
+/*
+ * Wakes the workers of all databases when the running transaction commits, to take in
+ * invalidations: roles have other rights, which they have everywhere.
+ */
+void
+kapture_shmem_wake_for_roles_at_commit(void)
+{
+	if (shmem_arm())
+		shmem_wake_pending = shmem_settings_pending = shmem_roles_pending = true;
 }
 
 /* Wakes the worker in the same way, as any table may have changed. */

@@ -120,6 +120,7 @@ extern bool kapture_shmem_available(void);
 /* for every backend; they act when the transaction commits */
 extern void kapture_shmem_wake_at_commit(int32 attachment_id);
 extern void kapture_shmem_wake_for_definitions_at_commit(void);
+extern void kapture_shmem_wake_for_roles_at_commit(void);
 extern void kapture_shmem_wake_for_calls_at_commit(void);
 extern void kapture_shmem_wake_all_at_commit(void);
 extern void kapture_shmem_wake_for_attachment_at_commit(int32 attachment_id);

@@ -96,7 +96,28 @@ load_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 }
 
 /*
- * Has changes of attachments, servers and user mappings noticed.  To be called once, with a
+ * Memberships of roles, and superusers, decide who may use a server.  Rights that have ended are
+ * noticed by whoever needs them; here it is about those that there may be again.
+ */
+static void
+load_roles_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	Worker	   *worker = (Worker *) DatumGetPointer(arg);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &worker->servers)
+		worker->stale |= dlist_container(WorkerServer, node, iter.cur)->problem != NULL;
+	dlist_foreach(iter, &worker->tables)
+	{
+		WorkerTable *table = dlist_container(WorkerTable, node, iter.cur);
+
+		if (table->problem)
+			worker->stale = table->stale = true;
+	}
+}
+
+/*
+ * Has changes of attachments, servers, user mappings and roles noticed.  To be called once, with a
  * worker that lives as long as the process.
  */
 void
@@ -105,6 +126,8 @@ kapture_load_watch(Worker *worker)
 	CacheRegisterRelcacheCallback(load_relcache_callback, PointerGetDatum(worker));
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, load_syscache_callback, PointerGetDatum(worker));
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, load_syscache_callback, PointerGetDatum(worker));
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, load_roles_callback, PointerGetDatum(worker));
+	CacheRegisterSyscacheCallback(AUTHOID, load_roles_callback, PointerGetDatum(worker));
 }
 
 /* Finds out which servers attached tables go to, and withdraws what the others have reported. */

@@ -78,6 +78,24 @@ is(sql("SELECT kapture_customer_id IS NULL FROM customers WHERE id = 3"), 't', '
 sql("GRANT USAGE ON FOREIGN SERVER kapture TO alice");
 poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = 3", 'and goes when it is granted again') or diag(sql('SELECT row_to_json(d) FROM kapture_delivery d UNION ALL SELECT row_to_json(s) FROM kapture_status s'));
 
+# rights by membership are rights, too, whichever database the session is in that gives or takes them
+sql('CREATE ROLE team; CREATE DATABASE meeting; GRANT USAGE ON FOREIGN SERVER kapture TO team; GRANT team TO alice; REVOKE USAGE ON FOREIGN SERVER kapture FROM alice');
+my $id = 4;
+foreach my $change ([ 'REVOKE team FROM alice', 'GRANT team TO alice' ], [ 'REVOKE team FROM alice', 'ALTER GROUP team ADD USER alice' ], [ 'REVOKE team FROM alice', 'ALTER ROLE alice SUPERUSER' ])
+{
+	foreach my $db (qw(postgres meeting))
+	{
+		$node->safe_psql($db, $change->[0]);
+		sql("SET ROLE alice; INSERT INTO customers VALUES ($id, 'Member', '960000000$id')");
+		poll_ok($node, "SELECT server_state = 'misconfigured' AND server_message LIKE 'permission denied%' FROM kapture_status", "$change->[0]: nothing is sent");
+		$node->safe_psql($db, $change->[1]);
+		poll_ok($node, "SELECT kapture_customer_id IS NOT NULL FROM customers WHERE id = $id", "$change->[1], in database $db: the row goes");
+		sql('ALTER ROLE alice NOSUPERUSER; GRANT team TO alice');
+		$id++;
+	}
+}
+sql('GRANT USAGE ON FOREIGN SERVER kapture TO alice; DROP OWNED BY team; DROP ROLE team; DROP DATABASE meeting');
+
 # --- the owner's code, run by the worker
 my $n = 10;
 foreach my $attack (
