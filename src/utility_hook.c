@@ -236,13 +236,12 @@ wayside_notice(Node *stmt)
 
 /*
  * A prepared transaction that creates the extension cannot ask for a worker, which would not find
- * the extension yet.  So whoever commits it does.
+ * the extension yet.  So whoever has committed it does.
  */
 static void
-wayside_notice_prepared(Node *stmt)
+wayside_ask_for_worker(void)
 {
-	if (IsA(stmt, TransactionStmt) && ((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED &&
-		kapture_shmem_available() && kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0 &&
+	if (kapture_shmem_available() && kapture_shmem_worker_pid(MyDatabaseId, KAPTURE_PUSHER) == 0 &&
 		kapture_catalog_extension_exists())
 		kapture_shmem_request_worker_at_commit();
 }
@@ -796,6 +795,9 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 						DestReceiver *dest, QueryCompletion *qc)
 {
 	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
+	bool		is_about_transaction = IsA(pstmt->utilityStmt, TransactionStmt);
+	bool		commits_prepared = is_about_transaction &&
+		((TransactionStmt *) pstmt->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED;
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 	bool		toplevel = context == PROCESS_UTILITY_TOPLEVEL;
 	bool		follows_it = wayside_can_follow(pstmt->utilityStmt, toplevel);
@@ -828,7 +830,11 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 		wayside_command = outer;
 	}
 	PG_END_TRY();
-	wayside_notice_prepared(pstmt->utilityStmt);
+	if (commits_prepared)
+		wayside_ask_for_worker();
+	/* ROLLBACK may have freed its own statement */
+	if (is_about_transaction)
+		return;
 	/* the command itself may have given the tables away */
 	if (!follows_it || !wayside_can_follow(pstmt->utilityStmt, toplevel))
 		return;
