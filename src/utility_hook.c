@@ -181,6 +181,12 @@ wayside_wanted_database(Node *stmt)
 	return dbid;
 }
 
+static bool
+wayside_commits_prepared(Node *stmt)
+{
+	return IsA(stmt, TransactionStmt) && ((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+}
+
 /* Wakes workers after a command that may have changed what they work with. */
 static void
 wayside_notice(Node *stmt)
@@ -223,7 +229,7 @@ wayside_notice(Node *stmt)
 				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_TransactionStmt:
-			if (((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+			if (wayside_commits_prepared(stmt))
 				kapture_shmem_wake_all_at_commit();
 			break;
 		case T_CreatedbStmt:
@@ -796,8 +802,7 @@ wayside_process_utility(PlannedStmt *pstmt, const char *query_string,
 {
 	Oid			dbid = wayside_wanted_database(pstmt->utilityStmt);
 	bool		is_about_transaction = IsA(pstmt->utilityStmt, TransactionStmt);
-	bool		commits_prepared = is_about_transaction &&
-		((TransactionStmt *) pstmt->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+	bool		commits_prepared = wayside_commits_prepared(pstmt->utilityStmt);
 	ProcessUtility_hook_type next = wayside_prev_hook ? wayside_prev_hook : standard_ProcessUtility;
 	bool		toplevel = context == PROCESS_UTILITY_TOPLEVEL;
 	bool		follows_it = wayside_can_follow(pstmt->utilityStmt, toplevel);

@@ -151,6 +151,7 @@ kapture_call_queue_accounts(void)
 
 /* A call that is not to be put in doubt, as those are that were asked for until this time. */
 #define CALLS_IS_SURE(until) "(retry = 'always' OR asked_at > " until ")"
+#define CALLS_IF_SURE(until, yes, no) "CASE WHEN " CALLS_IS_SURE(until) " THEN " yes " ELSE " no " END"
 
 #define CALLS_DOUBT \
 	"'the database is a copy, or was recovered to another point in time: the call may have been sent already'"
@@ -200,11 +201,11 @@ kapture_call_queue_claim(const KaptureCallAccount *account, int limit, Timestamp
 	types[4] = TIMESTAMPTZOID;
 	values[4] = TimestampTzGetDatum(doubt_until);
 	calls_execute("UPDATE @.kapture_call_queue"
-				  " SET state = CASE WHEN " CALLS_IS_SURE("$5") " THEN 'sending' ELSE 'unknown' END,"
-				  " attempts = CASE WHEN " CALLS_IS_SURE("$5") " THEN attempts + 1 ELSE attempts END,"
-				  " last_attempt = CASE WHEN " CALLS_IS_SURE("$5") " THEN clock_timestamp() ELSE last_attempt END,"
-				  " message = CASE WHEN " CALLS_IS_SURE("$5") " THEN message ELSE " CALLS_DOUBT " END,"
-				  " finished_at = CASE WHEN NOT " CALLS_IS_SURE("$5") " THEN clock_timestamp() END"
+				  " SET state = " CALLS_IF_SURE("$5", "'sending'", "'unknown'") ","
+				  " attempts = " CALLS_IF_SURE("$5", "attempts + 1", "attempts") ","
+				  " last_attempt = " CALLS_IF_SURE("$5", "clock_timestamp()", "last_attempt") ","
+				  " message = " CALLS_IF_SURE("$5", "message", CALLS_DOUBT) ","
+				  " finished_at = " CALLS_IF_SURE("$5", "NULL", "clock_timestamp()")
 				  " WHERE call_id = ANY (ARRAY(SELECT call_id FROM"
 				  " (SELECT call_id, sender, server, reference FROM @.kapture_call_queue"
 				  " WHERE " CALLS_OF_ACCOUNT " AND next_attempt <= now()"
@@ -355,13 +356,15 @@ kapture_call_queue_give_up(const KaptureCallAccount *account, const char *messag
 
 /*
  * Ends calls for which "condition" holds as unknown, unless they are to be sent always or
- * somebody has them locked.  $1 is a time.  Returns the number for each server, a list of
+ * somebody has them locked.  $1 is the time.  Returns the number for each server, a list of
  * KaptureCallCount in the current memory context.
  */
 static List *
-calls_make_unknown(const char *condition, const char *message, Oid *types, Datum *values)
+calls_make_unknown(const char *condition, const char *message, TimestampTz time)
 {
 	MemoryContext context = CurrentMemoryContext;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(time)};
 	List	   *result = NIL;
 
 	SPI_connect();
@@ -383,13 +386,6 @@ calls_make_unknown(const char *condition, const char *message, Oid *types, Datum
 	return result;
 }
 
-/* Are there calls for which "condition" holds?  $1 is a time. */
-static bool
-calls_any(const char *condition, Oid *types, Datum *values)
-{
-	return calls_run(psprintf("SELECT FROM @.kapture_call_queue WHERE %s LIMIT 1", condition), 1, types, values, NULL) > 0;
-}
-
 #define CALLS_ARE_LEFT		"state = 'sending' AND last_attempt <= $1"
 
 /*
@@ -402,12 +398,12 @@ kapture_call_queue_recover(TimestampTz began, bool *rest)
 {
 	Oid			types[1] = {TIMESTAMPTZOID};
 	Datum		values[1] = {TimestampTzGetDatum(began)};
-	List	   *unknown = calls_make_unknown(CALLS_ARE_LEFT, "'the worker ended before there was an answer'", types, values);
+	List	   *unknown = calls_make_unknown(CALLS_ARE_LEFT, "'the worker ended before there was an answer'", began);
 
 	(void) calls_run("UPDATE @.kapture_call_queue SET state = 'waiting', next_attempt = now(), failures = failures + 1"
 					 " WHERE call_id = ANY (ARRAY(SELECT call_id FROM @.kapture_call_queue WHERE retry = 'always' AND " CALLS_ARE_LEFT
 					 " FOR UPDATE SKIP LOCKED))", 1, types, values, NULL);
-	*rest = calls_any(CALLS_ARE_LEFT, types, values);
+	*rest = calls_run("SELECT FROM @.kapture_call_queue WHERE " CALLS_ARE_LEFT " LIMIT 1", 1, types, values, NULL) > 0;
 	return unknown;
 }
 
@@ -420,10 +416,7 @@ kapture_call_queue_recover(TimestampTz began, bool *rest)
 List *
 kapture_call_queue_doubt(TimestampTz until)
 {
-	Oid			types[1] = {TIMESTAMPTZOID};
-	Datum		values[1] = {TimestampTzGetDatum(until)};
-
-	return calls_make_unknown("state IN ('waiting', 'sending') AND NOT " CALLS_IS_SURE("$1"), CALLS_DOUBT, types, values);
+	return calls_make_unknown("state IN ('waiting', 'sending') AND NOT " CALLS_IS_SURE("$1"), CALLS_DOUBT, until);
 }
 
 /*

@@ -90,7 +90,6 @@ static bool sender_look = true; /* there may be calls in the queue that we do no
 static TimestampTz sender_began = 0;	/* calls claimed until then were claimed by an earlier worker */
 static bool sender_recovered = false;	/* all of those are recovered */
 static TimestampTz sender_doubted = DT_NOBEGIN; /* calls asked for until then have been put in doubt */
-static TimestampTz sender_doubt = DT_NOBEGIN;	/* calls asked for until then may have been sent elsewhere */
 static TimestampTz sender_not_before = 0;	/* after errors of the queue itself */
 static int	sender_errors = 0;
 static bool sender_in_trouble = false;	/* kapture_status shows, or may show, such an error */
@@ -301,6 +300,7 @@ typedef struct SenderClaim
 	CallAccount *account;
 	MemoryContext context;		/* owns the calls until the claim has succeeded */
 	List	   *calls;
+	TimestampTz doubt_until;	/* calls asked for until then may have been sent elsewhere */
 	TimestampTz due;			/* when the next call is due */
 	bool		in_queue;		/* an error is the queue's own, not the account's */
 } SenderClaim;
@@ -365,10 +365,9 @@ sender_do_claim(void *arg)
 	room = sender_room(account);
 	claim->in_queue = true;
 	transaction = MemoryContextSwitchTo(claim->context);
-	claim->calls = kapture_call_queue_claim(&account->key, room, sender_doubt, &unknown);
+	claim->calls = kapture_call_queue_claim(&account->key, room, claim->doubt_until, &unknown);
 	MemoryContextSwitchTo(transaction);
-	if (unknown > 0)
-		kapture_alert_calls(account->key.server, "unknown", unknown);
+	kapture_alert_calls(account->key.server, "unknown", unknown);
 	claim->due = sender_due(account, list_length(claim->calls) + unknown, room);
 }
 
@@ -422,9 +421,9 @@ sender_adopt(SenderClaim *claim)
 
 /* Claims the account's due calls, as many as can be sent now. */
 static void
-sender_claim(CallAccount *account)
+sender_claim(Worker *worker, CallAccount *account)
 {
-	SenderClaim claim = {.account = account,.due = DT_NOEND};
+	SenderClaim claim = {.account = account,.doubt_until = worker->origin.doubt_until,.due = DT_NOEND};
 	ErrorData  *error;
 
 	claim.context = AllocSetContextCreate(sender_context, "kapture_sync calls", ALLOCSET_SMALL_SIZES);
@@ -618,7 +617,6 @@ kapture_calls_claim(Worker *worker)
 	sender_context = worker->context;
 	if (!kapture_state_may_send(worker) || !worker->loaded || sender_not_before > now)
 		return;
-	sender_doubt = worker->origin.doubt_until;
 	if (sender_look)
 	{
 		ErrorData  *error;
@@ -643,7 +641,7 @@ kapture_calls_claim(Worker *worker)
 		   (next = sender_next_account(worker, now)) != NULL)
 	{
 		kapture_turn_begin(&next->turn, sender_round);
-		sender_claim(next);
+		sender_claim(worker, next);
 		kapture_turn_charge_rest(&next->turn, now, next->nready);
 		now = GetCurrentTimestamp();
 	}
@@ -875,12 +873,12 @@ sender_do_version(void *arg)
 static bool
 sender_end_unknown(Worker *worker)
 {
-	bool		rest = false;
-
 	if (sender_began == 0)
 		sender_began = GetCurrentTimestamp();
 	if (!sender_recovered)
 	{
+		bool		rest;
+
 		sender_alert_unknown(kapture_call_queue_recover(sender_began, &rest));
 		sender_recovered = !rest;
 	}

@@ -91,13 +91,13 @@ sub emulator_faults
 	return;
 }
 
-# From here on, Adds are carried out but not answered, however long that takes,
-# until they are released.
+# From here on, Adds (or the requests that a rule of the emulator's is about) are
+# carried out but not answered, however long that takes, until they are released.
 sub hold_adds
 {
-	my ($node, $emulator) = @_;
+	my ($node, $emulator, %rule) = @_;
 	$node->safe_psql('postgres', "ALTER SERVER kapture OPTIONS (SET timeout '1h')");
-	emulator_faults($emulator, { api => 'add', action => 'hold' });
+	emulator_faults($emulator, { api => 'add', action => 'hold', %rule });
 	return;
 }
 
@@ -305,13 +305,16 @@ SELECT kapture_attach('customers'$attach);
 	return;
 }
 
-# A test that another worker comes when the one of database "postgres" is ended.
+# A test that another worker of a database comes when the present one is ended; or
+# another process => 'puller'.
 sub restart_worker
 {
-	my ($node, $name) = @_;
-	my $pid = $node->safe_psql('postgres', "SELECT kapture_worker_pid()");
-	$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
-	return poll_ok($node, "SELECT kapture_worker_pid() <> $pid", $name || 'another worker');
+	my ($node, $name, %params) = @_;
+	my $db = $params{db} || 'postgres';
+	my $process = $params{process} || 'worker';
+	my $pid = $node->safe_psql($db, "SELECT kapture_${process}_pid()");
+	$node->safe_psql($db, "SELECT pg_terminate_backend($pid)");
+	return poll_ok($node, "SELECT kapture_${process}_pid() <> $pid", $name || "another $process", $db);
 }
 
 # Gives a test short names, those named, for what it asks of its server and its

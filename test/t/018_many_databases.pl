@@ -62,9 +62,7 @@ foreach my $i (1 .. 10)
 	$node->safe_psql('postgres', "DROP DATABASE passing");
 	$node->reload;
 }
-my $ended = $node->safe_psql('three', 'SELECT kapture_worker_pid()');
-$node->safe_psql('three', "SELECT pg_terminate_backend($ended)");
-poll_ok($node, "SELECT kapture_worker_pid() <> $ended", 'a worker that was ended comes back among them', 'three');
+restart_worker($node, 'a worker that was ended comes back among them', db => 'three');
 my $starts = starts(slurp_file($node->logfile));
 is_deeply([ grep { $starts->{$_} != 1 } @empty ], [], 'each database without the extension was looked at once');
 memory_ok(launcher_memory() - $memory, 1024, 'the launcher has not grown');

@@ -215,9 +215,7 @@ emulator_faults($sliced, { api => 'pull', action => 'status', code => 429, heade
 $node->safe_psql('postgres', "SELECT kapture_pull_now('sliced')");
 poll_ok($node, "SELECT state = 'failing' AND next_pull > now() + interval '50 minutes' FROM kapture_pull_status WHERE server = 'sliced'", 'a server is not to be asked for an hour');
 my ($began, $ended) = split /\|/, $node->safe_psql('postgres', "SELECT max(started_at) FILTER (WHERE server = 'sliced'), max(finished_at) FILTER (WHERE server = 'beside') FROM kapture_pull_status");
-my $puller = $node->safe_psql('postgres', 'SELECT kapture_puller_pid()');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend($puller)");
-poll_ok($node, "SELECT kapture_puller_pid() <> $puller", 'another process comes');
+restart_worker($node, 'another process comes', process => 'puller');
 $node->safe_psql('postgres', "SELECT kapture_pull_now('beside')");
 poll_ok($node, "SELECT finished_at > '$ended' FROM kapture_pull_status WHERE server = 'beside'", 'and pulls from another server');
 is($node->safe_psql('postgres', "SELECT state, started_at = '$began' FROM kapture_pull_status WHERE server = 'sliced'"), 'failing|t', 'but not from that one');

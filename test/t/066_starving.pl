@@ -523,9 +523,7 @@ if ($answers == 0)
 		exec 'true';    # so that nothing of the test ends with it
 	}
 }
-my $puller = sql('SELECT kapture_puller_pid()');
-sql("SELECT pg_terminate_backend($puller)");
-poll_ok($node, "SELECT kapture_puller_pid() <> $puller", 'another puller');
+restart_worker($node, 'another puller', process => 'puller');
 $before = worker_memory($rss, 'puller');
 mallory(join ';', map { "BEGIN; CREATE SERVER large$_ FOREIGN DATA WRAPPER kapture_fdw OPTIONS (url 'http://127.0.0.1:@{[ $large->sockport ]}', timeout '30s', pull_interval '1s'); CREATE USER MAPPING FOR mallory SERVER large$_ OPTIONS (auth_key '$key'); COMMIT" } 1 .. 30);
 poll_ok($node, "SELECT coalesce(sum(requests), 0) > 5 FROM kapture_stat_requests WHERE server LIKE 'large%'", 'large answers come');

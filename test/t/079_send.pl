@@ -23,13 +23,7 @@ sub field { my ($id, $column) = @_; return sql("SELECT $column FROM kapture_call
 sub items { return emulator_get($emulator, 'items') }
 sub count_of { my ($title) = @_; return scalar grep { ($_->{body}{title} // '') eq $title } @{ items() } }
 
-# Tickets with this in their title are taken, but not answered, however long that takes, until they are released.
-sub hold
-{
-	sql("ALTER SERVER kapture OPTIONS (SET timeout '1h')");
-	emulator_faults($emulator, { api => 'ticket_add', action => 'hold', match => $_[0] });
-	return;
-}
+sub hold { my ($title) = @_; return hold_adds($node, $emulator, api => 'ticket_add', match => $title) }
 
 # What psql says of a statement that must fail.
 sub error_of

@@ -181,23 +181,13 @@ sub disk_of_log
 	my $ballast = fill("$dir/log");
 	my $before = -s "$dir/log/server.log";
 	$node->safe_psql('sync', insert_sql('Log', 100));
-	restart_in($node, 'sync');
+	restart_worker($node, 'another worker comes', db => 'sync');
 	$node->safe_psql('sync', insert_sql('Log again', 100));
 	goes_on($node, 'the disk of the log', 'sync');
 	cmp_ok(-s "$dir/log/server.log", '<=', $before + 8192, 'of which nothing was noted');
 	unlink $ballast;
-	restart_in($node, 'sync');
+	restart_worker($node, 'another worker comes', db => 'sync');
 	like(slurp_file("$dir/log/server.log", $before), qr/kapture_sync worker for database \d+ started/, 'the log goes on');
-	return;
-}
-
-# Another worker comes.
-sub restart_in
-{
-	my ($node, $db) = @_;
-	my $pid = $node->safe_psql($db, 'SELECT kapture_worker_pid()');
-	$node->safe_psql($db, "SELECT pg_terminate_backend($pid)");
-	poll_ok($node, "SELECT kapture_worker_pid() <> $pid", 'another worker comes', $db);
 	return;
 }
 
